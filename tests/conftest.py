@@ -1,0 +1,46 @@
+"""Settings every test runs under: shapes checked at run time, strict dtypes, 8 CPU devices."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("topoprune_jax", "beartype.beartype"):
+    import topoprune_jax  # noqa: F401
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """64-bit mode for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """scikit-learn's digits: 1,797 real 8 x 8 images as (n, 64) float32, and their labels."""
+    from sklearn.datasets import load_digits
+
+    points, labels = load_digits(return_X_y=True)
+    return points.astype(np.float32), labels.astype(np.int32)

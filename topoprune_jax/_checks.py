@@ -1,0 +1,235 @@
+"""Turns what a user hands in into arrays, or says in one sentence what to change.
+
+Only shapes and types can be judged while JAX traces; values are looked at when they are there.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._types import Array, ArrayInput, Key
+
+_CHUNK_BYTES = 1 << 26
+
+
+def _kind(array: Any) -> str:
+    return "float" if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype.kind
+
+
+def as_array(values: ArrayInput, *, name: str) -> Array | np.ndarray:
+    """`values` as a JAX or NumPy array of real numbers, not copied where it already is one."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"`{name}` is a masked array, whose mask JAX would ignore; got {values.shape} with "
+            f"{np.ma.count_masked(values)} masked entries. Fill or drop the masked entries first."
+        )
+    if hasattr(values, "tocoo") or hasattr(values, "todense"):
+        raise TypeError(
+            f"`{name}` must be a dense array; got a sparse {type(values).__name__}. "
+            "Convert it with `.toarray()`, or reduce its dimension first."
+        )
+    if not isinstance(values, jax.Array | np.ndarray):
+        try:
+            values = np.asarray(values)
+        except (ValueError, TypeError) as error:
+            raise TypeError(
+                f"`{name}` must be an array of numbers; got {type(values).__name__}, which NumPy "
+                f"cannot read as one array. Pass rows of equal length."
+            ) from error
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`{name}` must hold real numbers; got complex dtype {values.dtype}. "
+            "Pass the real part, or stack real and imaginary parts as features."
+        )
+    if _kind(values) not in ("float", "i", "u", "b"):
+        raise TypeError(
+            f"`{name}` must hold numbers; got dtype {values.dtype}. "
+            "Convert it to a float array first."
+        )
+    return values
+
+
+def is_traced(values: Any) -> bool:
+    """Whether `values` has no values yet because JAX is tracing."""
+    return isinstance(values, jax.core.Tracer)
+
+
+def _row_chunks(values: np.ndarray) -> range:
+    row_bytes = max(1, values.nbytes // max(1, values.shape[0]))
+    return range(0, values.shape[0], max(1, _CHUNK_BYTES // row_bytes))
+
+
+def check_finite(values: Array | np.ndarray, *, name: str) -> None:
+    """Raises if any entry is NaN or infinite. Looks at a slab of rows at a time."""
+    if is_traced(values) or _kind(values) != "float":
+        return
+    if isinstance(values, jax.Array):
+        if bool(jnp.isfinite(values).all()):
+            return
+        values = np.asarray(values)
+    step = _row_chunks(values).step
+    for start in _row_chunks(values):
+        finite = np.isfinite(np.asarray(values[start : start + step], dtype=np.float64))
+        if not finite.all():
+            row = start + int(np.argwhere(~finite)[0][0])
+            raise ValueError(
+                f"`{name}` must be finite; got NaN or infinity, first in row {row}. "
+                "Remove or replace those values."
+            )
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """The dtype that computation uses: float64 where JAX allows it, else float32."""
+    wide = np.dtype(dtype) == np.float64 and jax.config.read("jax_enable_x64")
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+def check_points(points: ArrayInput, *, name: str = "points", min_points: int = 1) -> Array:
+    """`points` as a finite (n, d) JAX array of float32, or of float64 where that is enabled.
+
+    **Raises:** TypeError for a wrong type; ValueError for a wrong shape, too few points, NaN,
+    infinity, or values beyond the range of float32.
+    """
+    values = as_array(points, name=name)
+    if values.ndim != 2:
+        hint = (
+            "Reshape it to (n, 1) if each entry is one sample."
+            if values.ndim == 1
+            else "Flatten each sample into one row of features."
+        )
+        raise ValueError(
+            f"`{name}` must be a 2-D array, one row a sample; got {values.ndim}-D "
+            f"with shape {values.shape}. {hint}"
+        )
+    if values.shape[0] < min_points:
+        raise ValueError(
+            f"`{name}` must have at least {min_points} row{'s' if min_points > 1 else ''}; "
+            f"got shape {values.shape}. Pass one row for every sample."
+        )
+    if values.shape[1] == 0:
+        raise ValueError(
+            f"`{name}` must have at least one column; got shape {values.shape}. "
+            "Pass one column for every feature."
+        )
+    check_finite(values, name=name)
+    dtype = float_dtype(values.dtype)
+    if is_traced(values) or isinstance(values, jax.Array):
+        return jnp.asarray(values, dtype=dtype)
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(values, dtype=dtype)
+    if not np.isfinite(narrow).all():
+        raise ValueError(
+            f"`{name}` must fit in {dtype}; got magnitudes up to "
+            f"{np.abs(np.asarray(values, dtype=np.float64)).max():.3g}. "
+            "Rescale it, or enable 64-bit mode in JAX."
+        )
+    return jnp.asarray(narrow)
+
+
+def check_vector(values: ArrayInput, n: int, *, name: str) -> Array:
+    """`values` as a finite float JAX array of shape (n,)."""
+    array = as_array(values, name=name)
+    if array.shape != (n,):
+        raise ValueError(
+            f"`{name}` must have shape ({n},), one entry a sample; got shape {array.shape}."
+            f" Pass one value for every one of the {n} samples."
+        )
+    check_finite(array, name=name)
+    return jnp.asarray(array, dtype=float_dtype(array.dtype))
+
+
+def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
+    """Class codes 0 .. n_classes-1 as int32, numbered in the order of the sorted labels.
+
+    Any labels that can be told apart are accepted: integers, whole floats, booleans, strings.
+    Integer labels that JAX is tracing are returned as they are.
+    """
+    if is_traced(labels):
+        return jnp.asarray(labels, dtype=jnp.int32)
+    if isinstance(labels, np.ma.MaskedArray):
+        raise TypeError(
+            f"`{name}` is a masked array; got {np.ma.count_masked(labels)} masked entries. "
+            "Give every sample a label, or leave `labels` out."
+        )
+    values = np.asarray(labels)
+    if values.shape != (n,):
+        raise ValueError(
+            f"`{name}` must have shape ({n},), one label a sample; got shape {values.shape}. "
+            f"Pass one label for every one of the {n} samples, or leave `{name}` out."
+        )
+    if values.dtype.kind == "O":
+        if not all(isinstance(value, str) for value in values):
+            raise TypeError(
+                f"`{name}` must be integers or strings; got an object array. "
+                "Convert it with `.astype(str)` or to integers."
+            )
+        values = values.astype(str)
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        whole = values.astype(np.float64)
+        if not np.isfinite(whole).all():
+            raise ValueError(
+                f"`{name}` must name a class for every sample; got NaN or infinity at index "
+                f"{int(np.flatnonzero(~np.isfinite(whole))[0])}. Give it a label or drop the sample."
+            )
+        if (whole != np.round(whole)).any():
+            raise ValueError(
+                f"`{name}` must be class labels; got the fraction "
+                f"{whole[whole != np.round(whole)][0]:g}. Pass integers or strings."
+            )
+    elif values.dtype.kind not in "iubUS":
+        raise TypeError(
+            f"`{name}` must be integers or strings; got dtype {values.dtype}. "
+            "Convert them to integers."
+        )
+    _, codes = np.unique(values, return_inverse=True)
+    return jnp.asarray(codes.astype(np.int32))
+
+
+def check_ratio(ratio: Any) -> float:
+    """`ratio`, the fraction removed, as a float in [0, 1)."""
+    try:
+        value = float(ratio)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`ratio` must be a number; got {ratio!r}. Pass the fraction to remove, such as 0.9."
+        ) from error
+    if 1.0 <= value <= 100.0:
+        hint = (
+            f"Pass {value / 100:g} to remove {value:g} %."
+            if 1.0 < value < 100.0
+            else "At least one sample must stay: pass a number below 1."
+        )
+    else:
+        hint = "Pass the fraction to remove, such as 0.9 to keep a tenth."
+    if not 0.0 <= value < 1.0:
+        raise ValueError(
+            f"`ratio` is the fraction of samples to remove and must be in [0, 1); got {ratio!r}. {hint}"
+        )
+    return value
+
+
+def check_count(value: Any, *, name: str, low: int, high: int | None = None, hint: str = "") -> int:
+    """`value` as an int in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be a whole number; got {value!r}. {hint}".rstrip())
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"`{name}` must be {bounds}; got {name}={value}. {hint}".rstrip())
+    return int(value)
+
+
+def check_key(key: Any) -> Key:
+    """`key` as a single typed PRNG key."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"`key` must be a typed PRNG key; got {type(key).__name__}. "
+            "Make one with `jax.random.key(0)`."
+        )
+    if key.shape != ():
+        raise ValueError(
+            f"`key` must be one key; got an array of keys of shape {key.shape}. "
+            "Use `jax.vmap` to run over several keys."
+        )
+    return key

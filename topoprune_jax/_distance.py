@@ -1,0 +1,40 @@
+"""Distances that are exact, safe to differentiate, and free of overflow."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ._types import Array
+
+
+def rescale(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
+    r"""Centers the points and divides them by a power of two, so that squares cannot overflow.
+
+    Returns `(points - center) / scale` with entries in [-1, 1], and `scale`. A power of two changes
+    no bit of the mantissa: distances of the result, times `scale`, are those of the input.
+    """
+    lo, hi = points.min(axis=0), points.max(axis=0)
+    center = lo / 2 + hi / 2
+    reach = jnp.max(jnp.maximum(hi - center, center - lo))
+    scale = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(reach > 0, reach, 1))))
+    return (points - center[None, :]) / scale, scale
+
+
+def norm(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Euclidean length over the last axis; its derivative at 0 is 0, and NaN stays NaN."""
+    squared = jnp.sum(vectors * vectors, axis=-1)
+    is_zero = squared == 0
+    return jnp.where(is_zero, jnp.zeros_like(squared), jnp.sqrt(jnp.where(is_zero, 1, squared)))
+
+
+def edge_lengths(
+    points: Float[Array, "n d"], tails: Int[Array, "*edges"], heads: Int[Array, "*edges"]
+) -> Float[Array, "*edges"]:
+    """Euclidean distance between the points at each pair of indices."""
+    return norm(points[tails] - points[heads])
+
+
+def condensed_pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (i, j), i < j, of the n(n-1)/2 pairs in row order, as SciPy's `pdist` lists them."""
+    i, j = np.triu_indices(n, k=1)
+    return i.astype(np.int32), j.astype(np.int32)
