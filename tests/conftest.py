@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook
 
-with install_import_hook("topoprune_jax", "beartype.beartype"):
+with install_import_hook("topoprune_jax", "typechecker.check"):
     import topoprune_jax  # noqa: F401
 
 import jax

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._types import Array, ArrayInput, Key
 
@@ -53,7 +54,7 @@ def as_array(values: ArrayInput, *, name: str) -> Array | np.ndarray:
 
 def is_traced(values: Any) -> bool:
     """Whether `values` has no values yet because JAX is tracing."""
-    return isinstance(values, jax.core.Tracer)
+    return isinstance(values, Tracer)
 
 
 def _row_chunks(values: np.ndarray) -> range:
@@ -61,7 +62,7 @@ def _row_chunks(values: np.ndarray) -> range:
     return range(0, values.shape[0], max(1, _CHUNK_BYTES // row_bytes))
 
 
-def check_finite(values: Array | np.ndarray, *, name: str) -> None:
+def check_finite(values: Array | np.ndarray, *, name: str, first_row: int = 0) -> None:
     """Raises if any entry is NaN or infinite. Looks at a slab of rows at a time."""
     if is_traced(values) or _kind(values) != "float":
         return
@@ -73,7 +74,7 @@ def check_finite(values: Array | np.ndarray, *, name: str) -> None:
     for start in _row_chunks(values):
         finite = np.isfinite(np.asarray(values[start : start + step], dtype=np.float64))
         if not finite.all():
-            row = start + int(np.argwhere(~finite)[0][0])
+            row = first_row + start + int(np.argwhere(~finite)[0][0])
             raise ValueError(
                 f"`{name}` must be finite; got NaN or infinity, first in row {row}. "
                 "Remove or replace those values."
@@ -86,13 +87,8 @@ def float_dtype(dtype: Any) -> np.dtype:
     return np.dtype(np.float64 if wide else np.float32)
 
 
-def check_points(points: ArrayInput, *, name: str = "points", min_points: int = 1) -> Array:
-    """`points` as a finite (n, d) JAX array of float32, or of float64 where that is enabled.
-
-    **Raises:** TypeError for a wrong type; ValueError for a wrong shape, too few points, NaN,
-    infinity, or values beyond the range of float32.
-    """
-    values = as_array(points, name=name)
+def check_matrix_shape(values: Array | np.ndarray, *, name: str, min_points: int) -> None:
+    """Raises unless `values` is (n, d) with n >= `min_points` and d >= 1."""
     if values.ndim != 2:
         hint = (
             "Reshape it to (n, 1) if each entry is one sample."
@@ -113,6 +109,16 @@ def check_points(points: ArrayInput, *, name: str = "points", min_points: int = 
             f"`{name}` must have at least one column; got shape {values.shape}. "
             "Pass one column for every feature."
         )
+
+
+def check_points(points: ArrayInput, *, name: str = "points", min_points: int = 1) -> Array:
+    """`points` as a finite (n, d) JAX array of float32, or of float64 where that is enabled.
+
+    **Raises:** TypeError for a wrong type; ValueError for a wrong shape, too few points, NaN,
+    infinity, or values beyond the range of float32.
+    """
+    values = as_array(points, name=name)
+    check_matrix_shape(values, name=name, min_points=min_points)
     check_finite(values, name=name)
     dtype = float_dtype(values.dtype)
     if is_traced(values) or isinstance(values, jax.Array):
@@ -171,7 +177,8 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
         if not np.isfinite(whole).all():
             raise ValueError(
                 f"`{name}` must name a class for every sample; got NaN or infinity at index "
-                f"{int(np.flatnonzero(~np.isfinite(whole))[0])}. Give it a label or drop the sample."
+                f"{int(np.flatnonzero(~np.isfinite(whole))[0])}. "
+                "Give it a label or drop the sample."
             )
         if (whole != np.round(whole)).any():
             raise ValueError(
@@ -205,7 +212,8 @@ def check_ratio(ratio: Any) -> float:
         hint = "Pass the fraction to remove, such as 0.9 to keep a tenth."
     if not 0.0 <= value < 1.0:
         raise ValueError(
-            f"`ratio` is the fraction of samples to remove and must be in [0, 1); got {ratio!r}. {hint}"
+            "`ratio` is the fraction of samples to remove and must be in [0, 1); "
+            f"got {ratio!r}. {hint}"
         )
     return value
 
@@ -218,6 +226,18 @@ def check_count(value: Any, *, name: str, low: int, high: int | None = None, hin
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"`{name}` must be {bounds}; got {name}={value}. {hint}".rstrip())
     return int(value)
+
+
+def check_number(
+    value: Any, *, name: str, low: float, high: float = np.inf, hint: str = ""
+) -> float:
+    """`value` as a finite float in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"`{name}` must be a number; got {value!r}. {hint}".rstrip())
+    if not low <= value <= high or not np.isfinite(value):
+        bounds = f"at least {low:g}" if high == np.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"`{name}` must be {bounds}; got {name}={value:g}. {hint}".rstrip())
+    return float(value)
 
 
 def check_key(key: Any) -> Key:

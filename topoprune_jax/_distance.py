@@ -16,7 +16,9 @@ def rescale(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Arr
     lo, hi = points.min(axis=0), points.max(axis=0)
     center = lo / 2 + hi / 2
     reach = jnp.max(jnp.maximum(hi - center, center - lo))
-    scale = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(reach > 0, reach, 1))))
+    limits = jnp.finfo(points.dtype)
+    exponent = jnp.clip(jnp.frexp(reach)[1], limits.minexp + 1, limits.maxexp - 1)
+    scale = jnp.ldexp(jnp.ones_like(reach), exponent)
     return (points - center[None, :]) / scale, scale
 
 

@@ -14,7 +14,7 @@ Array: TypeAlias = jax.Array
 """What every function returns."""
 
 ArrayInput: TypeAlias = Any
-"""What a public function takes where a user hands in data: a JAX or NumPy array (memory-mapped too),
+"""What a public function takes where a user hands in data: a JAX or NumPy array, memory-mapped too,
 or anything that `numpy.asarray` reads as one. `_checks` turns it into an `Array` or says in one
 sentence what is wrong with it, which a run-time type check could not."""
 
@@ -22,4 +22,4 @@ Key: TypeAlias = PRNGKeyArray
 """A typed PRNG key, made by `jax.random.key(seed)`."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)` while long work goes on; `done == total` ends a stage."""
+"""Called as `progress(stage, done, total)` during long work; `done == total` ends a stage."""
