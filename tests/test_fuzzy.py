@@ -1,0 +1,152 @@
+"""Memberships against umap-learn's on the same neighbors, by hand, and on degenerate graphs."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+import topoprune_jax as tp
+
+
+def dense(fuzzy_set):
+    i, j, mu = fuzzy_set.edges()
+    n = fuzzy_set.n_points
+    matrix = scipy.sparse.coo_matrix((mu, (i, j)), shape=(n, n)).toarray()
+    return matrix + matrix.T
+
+
+def umap_learn(graph, local_connectivity=1.0, set_op_mix_ratio=1.0):
+    """umap-learn's graph; its arrays have the point itself in column 0."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap.umap_ import fuzzy_simplicial_set
+
+        n, k = graph.indices.shape
+        indices = np.concatenate([np.arange(n)[:, None], graph.indices], axis=1)
+        distances = np.concatenate([np.zeros((n, 1), np.float32), graph.distances], axis=1)
+        return fuzzy_simplicial_set(
+            np.zeros((n, 2), np.float32),
+            k + 1,
+            np.random.RandomState(0),
+            "euclidean",
+            knn_indices=indices,
+            knn_dists=distances.astype(np.float32),
+            local_connectivity=local_connectivity,
+            set_op_mix_ratio=set_op_mix_ratio,
+        )
+
+
+@pytest.mark.parametrize(
+    ("local_connectivity", "mix"), [(1.0, 1.0), (1.5, 1.0), (2.0, 0.5), (0.0, 1.0), (1.0, 0.0)]
+)
+def test_equals_umap_learn_on_digits(digits, local_connectivity, mix):
+    graph = tp.knn_graph(digits[0])
+    ours = tp.fuzzy_simplicial_set(
+        graph, local_connectivity=local_connectivity, set_op_mix_ratio=mix
+    )
+    theirs, sigma, rho = umap_learn(graph, local_connectivity, mix)
+    np.testing.assert_allclose(dense(ours), theirs.toarray(), atol=1e-5)
+    assert ((dense(ours) > 0) == (theirs.toarray() > 0)).all()
+    np.testing.assert_allclose(ours.rho, rho, rtol=1e-6)
+    np.testing.assert_allclose(ours.sigma, sigma, rtol=1e-4)
+    np.testing.assert_allclose(ours.degrees, np.asarray(theirs.sum(axis=1)).ravel(), rtol=1e-5)
+
+
+def test_equals_umap_learn_with_duplicates(rng):
+    points = np.repeat(rng.normal(size=(40, 3)), 20, axis=0)
+    points[:200] += rng.normal(size=(200, 3))
+    for n_neighbors in (10, 30):
+        graph = tp.knn_graph(points, n_neighbors=n_neighbors)
+        ours, theirs = tp.fuzzy_simplicial_set(graph), umap_learn(graph)[0]
+        np.testing.assert_allclose(dense(ours), theirs.toarray(), atol=1e-5)
+
+
+def test_by_hand():
+    """Three points on a line: sigma solves 1 + exp(-1 / sigma) = log2 3 at both ends."""
+    graph = tp.knn_graph([[0.0], [1.0], [3.0]], n_neighbors=2)
+    fuzzy_set = tp.fuzzy_simplicial_set(graph)
+    p = np.log2(3) - 1
+    np.testing.assert_allclose(fuzzy_set.rho, [1, 1, 2])
+    np.testing.assert_allclose(
+        fuzzy_set.sigma, [-2 / np.log(p), -1 / np.log(p), -1 / np.log(p)], rtol=1e-4
+    )
+    # 0 and 2 see each other at p, so their union is 2 p - p^2; the other edges have a full view.
+    expected = [[0, 1, 2 * p - p * p], [1, 0, 1], [2 * p - p * p, 1, 0]]
+    np.testing.assert_allclose(dense(fuzzy_set), expected, atol=1e-5)
+
+
+def test_every_edge_is_found_from_both_ends(digits):
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(digits[0], n_neighbors=7))
+    n, matrix = fuzzy_set.n_points, dense(fuzzy_set)
+    offsets = np.asarray(fuzzy_set.reverse_offsets)
+    seen = np.zeros((n, n))
+    for i in range(n):
+        seen[i, fuzzy_set.indices[i]] = fuzzy_set.memberships[i]
+        part = slice(offsets[i], offsets[i + 1])
+        assert (seen[i, fuzzy_set.reverse_indices[part]] == 0).all()
+        seen[i, fuzzy_set.reverse_indices[part]] = fuzzy_set.reverse_memberships[part]
+    np.testing.assert_array_equal(seen, matrix)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert (np.asarray(fuzzy_set.reverse_indices[offsets[-1] :]) == -1).all()
+
+
+def test_empty_slots_make_no_edges():
+    graph = tp.NeighborGraph(
+        jnp.asarray([[1, 2], [0, -1], [-1, -1], [-1, -1]]),
+        jnp.asarray([[1.0, 2.0], [1.0, jnp.inf], [jnp.inf, jnp.inf], [jnp.inf, jnp.inf]]),
+    )
+    fuzzy_set = tp.fuzzy_simplicial_set(graph)
+    matrix = dense(fuzzy_set)
+    assert matrix[0, 1] == 1
+    assert 0 < matrix[2, 0] < 1
+    assert matrix[3].sum() == 0
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(fuzzy_set))
+
+
+def test_all_points_equal_are_all_at_membership_1():
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(np.ones((30, 2)), n_neighbors=5))
+    assert set(fuzzy_set.edges()[2].tolist()) == {1.0}
+
+
+@pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
+def test_scale_changes_no_membership(rng, scale):
+    points = rng.normal(size=(200, 5)).astype(np.float32)
+    one = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    other = tp.fuzzy_simplicial_set(tp.knn_graph(points * np.float32(scale)))
+    np.testing.assert_array_equal(one.memberships, other.memberships)
+
+
+def test_permutation_permutes_the_set(rng):
+    points = rng.normal(size=(300, 6)).astype(np.float32)
+    order = rng.permutation(300)
+    matrix = dense(tp.fuzzy_simplicial_set(tp.knn_graph(points)))
+    permuted = dense(tp.fuzzy_simplicial_set(tp.knn_graph(points[order])))
+    np.testing.assert_allclose(permuted, matrix[np.ix_(order, order)], atol=1e-6)
+
+
+def test_under_jit_and_vmap(rng):
+    points = jnp.asarray(rng.normal(size=(3, 60, 4)).astype(np.float32))
+    graphs = jax.vmap(lambda x: tp.knn_graph(x, n_neighbors=5))(points)
+    batch = jax.jit(jax.vmap(tp.fuzzy_simplicial_set))(graphs)
+    one = tp.fuzzy_simplicial_set(tp.knn_graph(points[1], n_neighbors=5))
+    np.testing.assert_allclose(batch.memberships[1], one.memberships, atol=1e-6)
+    np.testing.assert_array_equal(batch.reverse_indices[1], one.reverse_indices)
+
+
+def test_rejects_bad_graphs(rng):
+    good = tp.knn_graph(rng.normal(size=(20, 2)), n_neighbors=3)
+    with pytest.raises(ValueError, match=r"between 0 and 19.*got 0 to 20"):
+        tp.fuzzy_simplicial_set(tp.NeighborGraph(good.indices.at[0, 0].set(20), good.distances))
+    with pytest.raises(ValueError, match="lists point 4 as its own neighbor"):
+        tp.fuzzy_simplicial_set(tp.NeighborGraph(good.indices.at[4, 0].set(4), good.distances))
+    with pytest.raises(ValueError, match="finite and not negative"):
+        tp.fuzzy_simplicial_set(
+            tp.NeighborGraph(good.indices, good.distances.at[0, 0].set(jnp.nan))
+        )
+    with pytest.raises(ValueError, match="`local_connectivity` must be between 0 and 3; got .*=4"):
+        tp.fuzzy_simplicial_set(good, local_connectivity=4.0)
+    with pytest.raises(ValueError, match="`set_op_mix_ratio` must be between 0 and 1; got .*=2"):
+        tp.fuzzy_simplicial_set(good, set_op_mix_ratio=2)

@@ -1,0 +1,256 @@
+"""The fuzzy simplicial set of a neighbor graph (UMAP's model), under static shapes."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Float, Int
+
+from . import _checks as checks
+from ._graph import NeighborGraph
+from ._types import Array
+
+_BISECTIONS = 64
+_TOLERANCE = 1e-5  # of the sum of memberships, as in umap-learn
+_LEAST_SCALE = 1e-3  # sigma is at least this part of the mean distance, as in umap-learn
+
+
+class FuzzySimplicialSet(eqx.Module):
+    """A symmetric fuzzy relation between points: memberships mu_ij = mu_ji in (0, 1].
+
+    Every edge is found from both its ends in O(n k) memory: the edges of point i are those of its
+    own `n_neighbors` slots and, for the points j that list i while i does not list j, those in
+    `reverse_indices[reverse_offsets[i] : reverse_offsets[i + 1]]`.
+
+    **Attributes:**
+
+    - `indices`: (n, k) int32, the neighbors each point lists; -1 in an empty slot.
+    - `memberships`: (n, k) their memberships; 0 in an empty slot.
+    - `reverse_offsets`: (n + 1,) int32.
+    - `reverse_indices`: (n k,) int32; -1 beyond the last edge.
+    - `reverse_memberships`: (n k,); 0 beyond the last edge.
+    - `rho`: (n,) distance to the `local_connectivity`-th neighbor.
+    - `sigma`: (n,) bandwidth.
+    """
+
+    indices: Int[Array, "n k"]
+    memberships: Float[Array, "n k"]
+    reverse_offsets: Int[Array, " n+1"]
+    reverse_indices: Int[Array, " n*k"]
+    reverse_memberships: Float[Array, " n*k"]
+    rho: Float[Array, " n"]
+    sigma: Float[Array, " n"]
+
+    @property
+    def n_points(self) -> int:
+        """Number of points."""
+        return self.indices.shape[0]
+
+    @property
+    def degrees(self) -> Float[Array, " n"]:
+        """Sum of the memberships of each point's edges."""
+        return jnp.sum(self.memberships, axis=1) + _reverse_sum(self, self.reverse_memberships)
+
+    def edges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every edge once, as NumPy arrays (i, j, membership) with i < j, sorted. Not traceable."""
+        n, k = self.indices.shape
+        i = np.repeat(np.arange(n, dtype=np.int32), k)
+        j = np.asarray(self.indices).ravel()
+        mu = np.asarray(self.memberships).ravel()
+        lo, hi = np.minimum(i, j)[mu > 0], np.maximum(i, j)[mu > 0]
+        _, first = np.unique(lo.astype(np.int64) * n + hi, return_index=True)
+        return lo[first], hi[first], mu[mu > 0][first]
+
+
+def fuzzy_simplicial_set(
+    graph: NeighborGraph, *, local_connectivity: float = 1.0, set_op_mix_ratio: float = 1.0
+) -> FuzzySimplicialSet:
+    r"""The fuzzy simplicial set of a neighbor graph.
+
+    Each point i sees its neighbor j with membership
+
+        p_ij = exp(-max(0, d_ij - rho_i) / sigma_i),
+
+    where rho_i is the distance to its nearest neighbor that is no duplicate (interpolated between
+    neighbors for a fractional `local_connectivity`), and sigma_i solves
+    sum_j p_ij = log2(k + 1). The two views of an edge are joined by
+
+        mu_ij = a (p_ij + p_ji - p_ij p_ji) + (1 - a) p_ij p_ji,    a = `set_op_mix_ratio`.
+
+    Source: McInnes, Healy, Melville, "UMAP" (arXiv 1802.03426), algorithms 2 and 3. The values are
+    those of umap-learn on the same neighbors, whose `n_neighbors` is k + 1 because it counts the
+    point itself.
+
+    **Arguments:**
+
+    - `graph`: k slots a point; empty slots are allowed.
+    - `local_connectivity`: number of neighbors at membership 1, in [0, k].
+    - `set_op_mix_ratio`: 1 is the fuzzy union, 0 the fuzzy intersection.
+
+    **Returns:** a `FuzzySimplicialSet`. A point without neighbors has no edge.
+
+    **Raises:** TypeError or ValueError for a `graph` that is no `NeighborGraph`, whose indices lie
+    outside [-1, n - 1] or whose distances are NaN or negative, and for parameters out of range.
+
+    Works under `jit` and `vmap`.
+
+    ```python
+    >>> import topoprune_jax as tp
+    >>> graph = tp.knn_graph([[0.0], [1.0], [3.0]], n_neighbors=1)
+    >>> tp.fuzzy_simplicial_set(graph).edges()[2].tolist()
+    [1.0, 1.0]
+
+    ```
+    """
+    _check_graph(graph)
+    k = graph.n_neighbors
+    connectivity = checks.check_number(local_connectivity, name="local_connectivity", low=0, high=k)
+    mix = checks.check_number(set_op_mix_ratio, name="set_op_mix_ratio", low=0, high=1)
+    return _build(graph, connectivity, mix)
+
+
+def _check_graph(graph: NeighborGraph) -> None:
+    if not isinstance(graph, NeighborGraph):
+        raise TypeError(
+            f"`graph` must be a NeighborGraph; got {type(graph).__name__}. Make one with "
+            "`knn_graph(points)`, or `NeighborGraph(indices, distances)` from your own arrays."
+        )
+    if graph.indices.shape != graph.distances.shape or graph.indices.ndim != 2:
+        raise ValueError(
+            "`graph` must have indices and distances of one shape (n, k); "
+            f"got {graph.indices.shape} and {graph.distances.shape}."
+        )
+    if checks.is_traced(graph.indices) or checks.is_traced(graph.distances):
+        return
+    n = graph.n_points
+    if bool(((graph.indices < -1) | (graph.indices >= n)).any()):
+        raise ValueError(
+            f"`graph.indices` must lie between 0 and {n - 1}, or be -1 in an empty slot; "
+            f"got {int(graph.indices.min())} to {int(graph.indices.max())}."
+        )
+    own = graph.indices == jnp.arange(n, dtype=graph.indices.dtype)[:, None]
+    if bool(own.any()):
+        raise ValueError(
+            f"`graph` lists point {int(own.any(axis=1).argmax())} as its own neighbor. "
+            "Leave the point itself out (with umap-learn's or faiss's arrays: drop column 0)."
+        )
+    used = jnp.where(graph.indices >= 0, graph.distances, 0)
+    if not bool(((used >= 0) & (used < jnp.inf)).all()):
+        raise ValueError(
+            "`graph.distances` must be finite and not negative where there is a neighbor; "
+            "got NaN, infinity or a negative value."
+        )
+
+
+@eqx.filter_jit
+def _build(graph: NeighborGraph, connectivity: float, mix: float) -> FuzzySimplicialSet:
+    present = graph.indices >= 0
+    distances = jnp.where(present, graph.distances, 0)
+    rho, sigma = _bandwidths(distances, present, connectivity)
+    excess = jnp.maximum(distances - rho[:, None], 0)
+    own = jnp.exp(-excess / jnp.where(sigma > 0, sigma, 1)[:, None])
+    own = jnp.where(present, jnp.where((excess == 0) | (sigma == 0)[:, None], 1, own), 0)
+    other, mutual = _other_view(graph.indices, own)
+    product = own * other
+    memberships = mix * (own + other - product) + (1 - mix) * product
+    offsets, rows, sources = _reverse_edges(graph.indices, present & ~mutual)
+    reverse = jnp.where(sources >= 0, memberships.ravel()[sources], 0)
+    n, k = graph.indices.shape
+    return FuzzySimplicialSet(
+        indices=graph.indices,
+        memberships=memberships,
+        reverse_offsets=offsets,
+        reverse_indices=jnp.where(sources >= 0, sources // k, -1).astype(jnp.int32),
+        reverse_memberships=reverse,
+        rho=rho,
+        sigma=sigma,
+    )
+
+
+def _bandwidths(
+    distances: Float[Array, "n k"], present: Array, connectivity: float
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """rho and sigma of every point, by bisection in units of the mean distance."""
+    n, k = distances.shape
+    n_present = jnp.sum(present, axis=1)
+    # umap-learn's means count the point itself, at distance 0.
+    mean = jnp.sum(distances, axis=1) / (n_present + 1).astype(distances.dtype)
+    total = jnp.sum(n_present + 1).astype(distances.dtype)
+    all_mean = jnp.sum(distances / total)
+    rho = _rho(distances, connectivity)
+    unit = jnp.where(mean > 0, mean, 1)
+    excess = jnp.maximum(distances - rho[:, None], 0) / unit[:, None]
+    target = jnp.log2(n_present + 1).astype(distances.dtype)
+
+    def halve(_, state):
+        lo, hi, mid, done = state
+        views = jnp.where(present, jnp.where(excess > 0, jnp.exp(-excess / mid[:, None]), 1), 0)
+        error = jnp.sum(views, axis=1) - target
+        done = done | (jnp.abs(error) < _TOLERANCE)
+        new_hi = jnp.where(error > 0, mid, hi)
+        new_lo = jnp.where(error > 0, lo, mid)
+        new_mid = jnp.where(jnp.isinf(new_hi), 2 * mid, (new_lo + new_hi) / 2)
+        return new_lo, new_hi, jnp.where(done, mid, new_mid), done
+
+    ones = jnp.ones(n, distances.dtype)
+    start = (jnp.zeros_like(ones), jnp.inf * ones, ones, jnp.zeros(n, bool))
+    sigma = unit * lax.fori_loop(0, _BISECTIONS, halve, start)[2]
+    return rho, jnp.maximum(sigma, _LEAST_SCALE * jnp.where(rho > 0, mean, all_mean))
+
+
+def _rho(distances: Float[Array, "n k"], connectivity: float) -> Float[Array, " n"]:
+    """Distance to the `connectivity`-th neighbor that is no duplicate, interpolated."""
+    k = distances.shape[1]
+    count = jnp.sum(distances > 0, axis=1)
+    index = int(connectivity)
+    positive = -lax.top_k(jnp.where(distances > 0, -distances, -jnp.inf), min(index + 1, k))[0]
+    part = connectivity - index
+    below = positive[:, index - 1] if index > 0 else jnp.zeros_like(positive[:, 0])
+    above = positive[:, index] if index < k else below
+    rho = below + part * (above - below) if part > _TOLERANCE else below
+    farthest = jnp.max(distances, axis=1)
+    # The point counts itself as a neighbor only for `local_connectivity`, as in umap-learn.
+    enough = count >= math.ceil(connectivity)
+    rho = jnp.where(enough & jnp.isfinite(rho), rho, farthest)
+    return jnp.where(count > 0, rho, 0)
+
+
+def _other_view(indices: Int[Array, "n k"], own: Float[Array, "n k"]) -> tuple[Array, Array]:
+    """p_ji for every slot (i, j), and whether j lists i at all."""
+    n, k = indices.shape
+    points = jnp.arange(n, dtype=indices.dtype)
+
+    def column(_, j):
+        listed = (indices[j] == points[:, None]) & (j >= 0)[:, None]
+        return None, (jnp.sum(jnp.where(listed, own[j], 0), axis=1), listed.any(axis=1))
+
+    _, (other, mutual) = lax.scan(column, None, indices.T)
+    return other.T, mutual.T
+
+
+def _reverse_edges(indices: Int[Array, "n k"], one_way: Array) -> tuple[Array, Array, Array]:
+    """The slots (i, j) of one-way edges, sorted by j: offsets of each j, and the slots' numbers."""
+    n, k = indices.shape
+    targets = jnp.where(one_way, indices, n).ravel()
+    slots = jnp.arange(n * k, dtype=jnp.int32)
+    targets, slots = lax.sort((targets, slots), num_keys=1, is_stable=True)
+    offsets = jnp.searchsorted(targets, jnp.arange(n + 1, dtype=targets.dtype)).astype(jnp.int32)
+    return offsets, targets, jnp.where(targets < n, slots, -1)
+
+
+def _reverse_sum(fuzzy_set: FuzzySimplicialSet, values: Float[Array, " e"]) -> Float[Array, " n"]:
+    """Sum of `values`, one a reverse edge, over the reverse edges of each point."""
+    rows = reverse_rows(fuzzy_set)
+    n = fuzzy_set.n_points
+    return jax.ops.segment_sum(values, rows, num_segments=n + 1, indices_are_sorted=True)[:n]
+
+
+def reverse_rows(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " e"]:
+    """The point that each reverse edge belongs to; n beyond the last edge."""
+    n = fuzzy_set.n_points
+    slots = jnp.arange(fuzzy_set.reverse_indices.shape[0], dtype=jnp.int32)
+    rows = jnp.searchsorted(fuzzy_set.reverse_offsets[1:], slots, side="right")
+    return jnp.where(fuzzy_set.reverse_indices >= 0, rows, n).astype(jnp.int32)
