@@ -1,0 +1,401 @@
+"""The low-dimensional embedding of a fuzzy simplicial set: UMAP's model, a full-batch optimizer."""
+
+from functools import lru_cache, partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Float
+
+from . import _checks as checks
+from ._fuzzy import FuzzySimplicialSet, reverse_rows
+from ._types import Array, ArrayInput, Key, Progress
+
+_ROLLS = 16  # shared shifts of an epoch; each serves a point twice as a negative sample
+_NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
+_CLIP = 4.0  # umap-learn's bound on a single force
+_LEARNING_RATE = 0.3
+_MOMENTUM = 0.9
+_REVERSE_BLOCK = 1 << 15
+_EPOCHS_PER_CALL = 10
+_START_EXTENT = 10.0  # umap-learn's
+
+
+class EmbeddingOptions(eqx.Module):
+    r"""What `embed` may be told.
+
+    **Attributes:**
+
+    - `n_components`: c, the dimension of the embedding, 1 to 64.
+    - `min_dist`: distance up to which points count as together, in units of the embedding.
+    - `spread`: scale on which membership decays in the embedding; at least `min_dist`.
+    - `n_epochs`: optimizer steps. Fewer than 50 leave clusters torn.
+    - `repulsion`: strength of the repulsive force, 1 in UMAP's model.
+    - `start`: `"spectral"` (low eigenvectors of the graph's Laplacian, from a filtered subspace
+      iteration) or `"random"`. An array of coordinates goes to `embed` itself.
+    """
+
+    n_components: int = eqx.field(static=True, default=2)
+    min_dist: float = eqx.field(static=True, default=0.1)
+    spread: float = eqx.field(static=True, default=1.0)
+    n_epochs: int = eqx.field(static=True, default=120)
+    repulsion: float = eqx.field(static=True, default=1.0)
+    start: str = eqx.field(static=True, default="spectral")
+
+    def __check_init__(self):
+        checks.check_count(self.n_components, name="n_components", low=1, high=64)
+        checks.check_number(self.spread, name="spread", low=1e-3)
+        checks.check_number(
+            self.min_dist, name="min_dist", low=0, high=self.spread, hint="It is at most `spread`."
+        )
+        checks.check_count(self.n_epochs, name="n_epochs", low=0)
+        checks.check_number(self.repulsion, name="repulsion", low=0)
+        if self.start not in ("spectral", "random"):
+            raise ValueError(f"`start` must be 'spectral' or 'random'; got {self.start!r}.")
+
+
+def embed(
+    fuzzy_set: FuzzySimplicialSet,
+    options: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
+    *,
+    start: ArrayInput | None = None,
+    progress: Progress | None = None,
+    key: Key,
+) -> Float[Array, "n c"]:
+    r"""Low-dimensional coordinates whose fuzzy simplicial set is close to the given one.
+
+    Minimizes UMAP's cross entropy between the memberships mu_ij and
+    nu_ij = 1 / (1 + a |z_i - z_j|^(2b)), a and b fitted to `min_dist` and `spread`:
+
+        C = sum_(i,j) mu_ij log(mu_ij / nu_ij) + (1 - mu_ij) log((1 - mu_ij) / (1 - nu_ij)),
+
+    in the form in which umap-learn minimizes it: along all edges with their memberships, against
+    repulsion from 5 sampled points per unit of membership. Every epoch moves all points at once,
+
+        z_i <- z_i + v_i,   v_i <- m_t v_i + alpha_t (2 A_i + R_i) / (1 + alpha_t K_i),
+
+    with A_i the attraction along the edges of i, K_i its stiffness, R_i the repulsion estimated
+    from shared random shifts of a random order of the points, and m_t and alpha_t falling linearly
+    to 0. Nothing is drawn per edge, so the result depends on the key far less than with stochastic
+    descent, and the same key gives the same bits on the same machine.
+
+    Source: McInnes, Healy, Melville, "UMAP" (arXiv 1802.03426), section 3.2 and appendix C.
+
+    **Arguments:**
+
+    - `fuzzy_set`: n points.
+    - `options`: see `EmbeddingOptions`.
+    - `start`: (n, c) coordinates to start from; only their shape matters, not their scale.
+    - `progress`: called with ("embedding", done, total).
+    - `key`: typed PRNG key.
+
+    **Returns:** (n, c) coordinates, each axis centered at 0. A point without edges stays at its
+    start. Finite for any fuzzy set.
+
+    **Raises:** TypeError or ValueError for a wrong type, or a `start` of the wrong shape.
+
+    Works under `jit` and `vmap` (over `key`, over `start`, over fuzzy sets of one size).
+
+    ```python
+    >>> import jax, topoprune_jax as tp
+    >>> graph = tp.knn_graph(jax.random.normal(jax.random.key(0), (50, 8)), n_neighbors=5)
+    >>> tp.embed(tp.fuzzy_simplicial_set(graph), key=jax.random.key(1)).shape
+    (50, 2)
+
+    ```
+    """
+    if not isinstance(fuzzy_set, FuzzySimplicialSet):
+        raise TypeError(
+            f"`fuzzy_set` must be a FuzzySimplicialSet; got {type(fuzzy_set).__name__}. "
+            "Make one with `fuzzy_simplicial_set(graph)`."
+        )
+    if not isinstance(options, EmbeddingOptions):
+        raise TypeError(f"`options` must be EmbeddingOptions; got {type(options).__name__}.")
+    checks.check_key(key)
+    n, c = fuzzy_set.n_points, options.n_components
+    order_key, start_key, epoch_key = jax.random.split(key, 3)
+    if start is not None:
+        initial = checks.check_points(start, name="start")
+        if initial.shape != (n, c):
+            raise ValueError(
+                f"`start` must have shape ({n}, {c}), a row for every point; got {initial.shape}."
+            )
+    elif options.start == "spectral":
+        initial = spectral_start(fuzzy_set, c, key=start_key)
+    else:
+        initial = jax.random.uniform(start_key, (n, c), fuzzy_set.memberships.dtype)
+    total = options.n_epochs
+    layout = _layout(fuzzy_set, initial, order_key)
+    state = (layout.start, jnp.zeros_like(layout.start))
+    traced = checks.is_traced(layout.start)
+    per_call = max(1, total if traced else min(total, _EPOCHS_PER_CALL))
+    for done in range(0, total, per_call):
+        if progress is not None:
+            jax.block_until_ready(state)
+            progress("embedding", done, total)
+        state = _run(layout, state, done, epoch_key, options=options, n_epochs=per_call)
+    result = _finish(layout, state[0])
+    if progress is not None:
+        jax.block_until_ready(result)
+        progress("embedding", total, total)
+    return result
+
+
+@lru_cache(maxsize=64)
+def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
+    r"""a and b for which 1 / (1 + a x^(2b)) is nearest to exp(-max(0, x - min_dist) / spread).
+
+    Least squares at 300 points in [0, 3 spread], as in umap-learn, by Gauss-Newton steps in
+    (log a, log b) that are halved until the error falls.
+    """
+    x = np.linspace(0, 3 * spread, 300)[1:]
+    target = np.exp(-np.maximum(0, x - min_dist) / spread)
+
+    def model(u):
+        return 1 / (1 + np.exp(u[0] + 2 * np.exp(u[1]) * np.log(x)))
+
+    def error(u):
+        return float(np.sum((model(u) - target) ** 2))
+
+    u = np.array([-np.log(spread), 0.0])
+    for _ in range(100):
+        y = model(u)
+        slope = -y * (1 - y)
+        jacobian = np.stack([slope, slope * 2 * np.exp(u[1]) * np.log(x)], axis=1)
+        step = np.linalg.lstsq(jacobian, target - y, rcond=None)[0]
+        while error(u + step) > error(u) and np.abs(step).max() > 1e-12:
+            step = step / 2
+        u = u + step
+        if np.abs(step).max() <= 1e-12:
+            break
+    return float(np.exp(u[0])), float(np.exp(u[1]))
+
+
+@partial(jax.jit, static_argnames="n_components")
+def principal_components(
+    points: Float[Array, "n d"], n_components: int, *, key: Key
+) -> Float[Array, "n c"]:
+    """Coordinates along the leading principal axes, by subspace iteration; O(n d c), no d x d array.
+
+    Columns beyond the dimension of the points are 0.
+    """
+    d = points.shape[1]
+    width = min(d, n_components + 6)
+    centered = points - jnp.mean(points, axis=0, keepdims=True)
+
+    def power(_, axes):
+        return jnp.linalg.qr(centered.T @ (centered @ axes))[0]
+
+    axes = jnp.linalg.qr(jax.random.normal(key, (d, width), points.dtype))[0]
+    axes = lax.fori_loop(0, 8, power, axes)
+    scores = centered @ axes
+    values, vectors = jnp.linalg.eigh(scores.T @ scores)
+    order = jnp.argsort(-values)[:n_components]
+    result = scores @ vectors[:, order]
+    return jnp.pad(result, ((0, 0), (0, n_components - result.shape[1])))
+
+
+@eqx.filter_jit
+def spectral_start(
+    fuzzy_set: FuzzySimplicialSet,
+    n_components: int,
+    *,
+    guess: Float[Array, "n c"] | None = None,
+    rounds: int = 4,
+    degree: int = 8,
+    key: Key,
+) -> Float[Array, "n c"]:
+    r"""Approximate low eigenvectors of the normalized Laplacian I - D^(-1/2) W D^(-1/2).
+
+    Chebyshev-filtered subspace iteration (Zhou, Saad 2007): a few rounds of a polynomial that damps
+    the upper spectrum, each followed by an orthonormalization, with the trivial eigenvector
+    projected out, and a Rayleigh-Ritz step at the end. Enough for a start, no eigensolver.
+
+    **Arguments:** `guess` replaces as many random vectors of the first subspace.
+    **Returns:** (n, c), columns of unit length ordered by eigenvalue.
+    """
+    n = fuzzy_set.n_points
+    dtype = fuzzy_set.memberships.dtype
+    width = min(n, n_components + 3)
+    block = jax.random.normal(key, (n, width), dtype)
+    if guess is not None:
+        take = min(width, guess.shape[1])
+        guess = guess - jnp.mean(guess, axis=0, keepdims=True)
+        size = jnp.sqrt(jnp.mean(guess * guess)) + jnp.finfo(dtype).tiny
+        block = block.at[:, :take].set(guess[:, :take] / size + 1e-3 * block[:, :take])
+    degrees = fuzzy_set.degrees
+    root = jnp.sqrt(degrees)
+    inverse = jnp.where(degrees > 0, 1 / jnp.where(degrees > 0, root, 1), 0)
+    trivial = root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny)
+    rows = reverse_rows(fuzzy_set)
+
+    def adjacency(x):
+        y = x * inverse[:, None]
+        own = jnp.where(fuzzy_set.indices >= 0, fuzzy_set.indices, 0)
+
+        def add(total, column):
+            j, mu = column
+            return total + mu[:, None] * y[j], None
+
+        out, _ = lax.scan(add, jnp.zeros_like(y), (own.T, fuzzy_set.memberships.T))
+        back = fuzzy_set.reverse_memberships[:, None] * y[jnp.maximum(fuzzy_set.reverse_indices, 0)]
+        out = out + jax.ops.segment_sum(back, rows, n + 1, indices_are_sorted=True)[:n]
+        return out * inverse[:, None]
+
+    def project(x):
+        return x - trivial[:, None] * (trivial @ x)[None, :]
+
+    # The filter maps [-1, cut] of the adjacency's spectrum into [-1, 1] and grows beyond it.
+    cut = 0.6
+    middle, half = (cut - 1) / 2, (cut + 1) / 2
+
+    def filtered(x):
+        def term(_, pair):
+            before, now = pair
+            return now, 2 * (adjacency(now) - middle * now) / half - before
+
+        first = (adjacency(x) - middle * x) / half
+        return lax.fori_loop(1, degree, term, (x, first))[1]
+
+    def one_round(_, x):
+        return jnp.linalg.qr(project(filtered(x)))[0]
+
+    basis = lax.fori_loop(0, rounds, one_round, jnp.linalg.qr(project(block))[0])
+    values, vectors = jnp.linalg.eigh(basis.T @ adjacency(basis))
+    order = jnp.argsort(-values)[:n_components]
+    start = basis @ vectors[:, order]
+    return jnp.pad(start, ((0, 0), (0, n_components - start.shape[1])))
+
+
+class _Layout(eqx.Module):
+    """The graph in a random order of the points, coordinates as (c, n)."""
+
+    place: Array  # place[i] is where point i went
+    start: Float[Array, "c n"]
+    neighbors: Array  # (k, n), in the new order
+    weights: Float[Array, "k n"]
+    reverse_rows: Array  # (n k + block,)
+    reverse_neighbors: Array
+    reverse_weights: Array
+    n_reverse: Array
+    degrees: Float[Array, " n"]
+
+
+@jax.jit
+def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key) -> _Layout:
+    """Shuffled, so that a shift of the order is a random pairing even where classes are sorted."""
+    n = fuzzy_set.n_points
+    jitter_key, order_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, n)
+    place = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
+    start = start - jnp.mean(start, axis=0, keepdims=True)
+    extent = jnp.max(jnp.abs(start))
+    start = start / jnp.where(extent > 0, extent, 1) * _START_EXTENT
+    # Points that start at one place would never part.
+    start = start + 1e-3 * jax.random.normal(jitter_key, start.shape, start.dtype)
+
+    def moved(indices):
+        return jnp.where(indices >= 0, place[jnp.maximum(indices, 0)], 0).astype(jnp.int32)
+
+    block = (0, _REVERSE_BLOCK)
+    rows = reverse_rows(fuzzy_set)
+    return _Layout(
+        place=place,
+        start=start[order].T,
+        neighbors=moved(fuzzy_set.indices)[order].T,
+        weights=fuzzy_set.memberships[order].T,
+        reverse_rows=jnp.pad(moved(jnp.where(rows < n, rows, -1)), block),
+        reverse_neighbors=jnp.pad(moved(fuzzy_set.reverse_indices), block),
+        reverse_weights=jnp.pad(fuzzy_set.reverse_memberships, block),
+        n_reverse=fuzzy_set.reverse_offsets[-1],
+        degrees=fuzzy_set.degrees[order],
+    )
+
+
+@partial(jax.jit, static_argnames=("options", "n_epochs"))
+def _run(layout: _Layout, state, first, key: Key, *, options: EmbeddingOptions, n_epochs: int):
+    """Epochs first .. first + n_epochs - 1, as far as `options.n_epochs`."""
+    a, b = fit_ab(options.min_dist, options.spread)
+    total = max(1, options.n_epochs)
+
+    def epoch(state, t):
+        z, velocity = state
+        left = jnp.maximum(1 - t / total, 0).astype(z.dtype)
+        rate, momentum = _LEARNING_RATE * left, _MOMENTUM * left
+        force, stiffness = _attraction(layout, z, a, b)
+        push = _repulsion(z, a, b, jax.random.fold_in(key, t))
+        push = push * (options.repulsion * _NEGATIVES * layout.degrees)[None, :]
+        step = rate * (2 * force + push) / (1 + rate * stiffness)[None, :]
+        velocity = momentum * velocity + step
+        return (z + velocity, velocity), None
+
+    return lax.scan(epoch, state, first + jnp.arange(n_epochs, dtype=jnp.int32))[0]
+
+
+def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
+    """Force along all edges of every point, and the sum of their stiffness."""
+
+    def pull(difference, weight):
+        squared = jnp.sum(difference * difference, axis=0)
+        positive = squared > 0
+        log = jnp.log2(jnp.where(positive, squared, 1))
+        power = jnp.exp2((b - 1) * log)
+        gain = 2 * a * b * power / (1 + a * power * squared)
+        gain = jnp.where(positive, weight * gain, 0)
+        return -jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP), gain
+
+    def column(carry, slot):
+        force, stiffness = carry
+        j, weight = slot
+        f, s = pull(z - z[:, j], weight)
+        return (force + f, stiffness + s), None
+
+    zero = (jnp.zeros_like(z), jnp.zeros_like(z[0]))
+    total = lax.scan(column, zero, (layout.neighbors, layout.weights))[0]
+
+    def block(i, carry):
+        force, stiffness = carry
+        part = partial(
+            lax.dynamic_slice_in_dim, start_index=i * _REVERSE_BLOCK, slice_size=_REVERSE_BLOCK
+        )
+        rows = part(layout.reverse_rows)
+        difference = z[:, rows] - z[:, part(layout.reverse_neighbors)]
+        f, s = pull(difference, part(layout.reverse_weights))
+        return force.at[:, rows].add(f), stiffness.at[rows].add(s)
+
+    n_blocks = -(-layout.n_reverse // _REVERSE_BLOCK)
+    return lax.fori_loop(0, n_blocks, block, total)
+
+
+def _repulsion(z: Float[Array, "c n"], a: float, b: float, key: Key) -> Float[Array, "c n"]:
+    """Mean repulsive force on every point from points at shared random shifts of the order.
+
+    The force on i from i + s is, with its sign changed, the force on i + s from i: one evaluation
+    serves both ends, and the total momentum stays 0.
+    """
+    n = z.shape[1]
+    if n < 2:
+        return jnp.zeros_like(z)
+    twice = jnp.concatenate([z, z], axis=1)
+
+    def roll(total, shift):
+        other = lax.dynamic_slice_in_dim(twice, shift, n, axis=1)
+        difference = z - other
+        squared = jnp.sum(difference * difference, axis=0)
+        power = jnp.exp2(b * jnp.log2(jnp.maximum(squared, jnp.finfo(z.dtype).tiny)))
+        gain = 2 * b / ((1e-3 + squared) * (1 + a * power))
+        f = jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP)
+        back = lax.dynamic_slice_in_dim(jnp.concatenate([f, f], axis=1), n - shift, n, axis=1)
+        return total + (f - back), None
+
+    shifts = jax.random.randint(key, (_ROLLS,), 1, n)
+    total, _ = lax.scan(roll, jnp.zeros_like(z), shifts)
+    return total / (2 * _ROLLS)
+
+
+@jax.jit
+def _finish(layout: _Layout, z: Float[Array, "c n"]) -> Float[Array, "n c"]:
+    points = z.T[layout.place]
+    return points - jnp.mean(points, axis=0, keepdims=True)
