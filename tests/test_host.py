@@ -1,0 +1,167 @@
+import gudhi
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist, squareform
+
+from topoprune_jax._host import _rips
+from topoprune_jax._host._rips import FAILED, NOT_FINITE, OK, rips_pairs
+
+
+def pairs_of(points, *, dims=(1,), max_length=np.inf, capacity=None, dtype=np.float64):
+    """Lengths, and what `rips_pairs` says about them, for one cloud."""
+    n = len(points)
+    lengths = pdist(points).astype(dtype)
+    capacities = (capacity or 4 * n,) * len(dims)
+    outputs = rips_pairs(lengths, np.asarray(max_length), n=n, dims=dims, capacities=capacities)
+    return squareform(lengths), *outputs
+
+
+def barcode(distances, generators):
+    """Sorted bars (birth, death) of generators, measured in a matrix of distances."""
+    generators = generators[generators[:, 0] >= 0]
+    births = distances[generators[:, 0], generators[:, 1]]
+    deaths = np.where(generators[:, 2] < 0, np.inf, distances[generators[:, 2], generators[:, 3]])
+    return sorted(zip(births.tolist(), deaths.tolist(), strict=True))
+
+
+def gudhi_barcode(distances, dim, max_length=np.inf):
+    """The same from gudhi's SimplexTree, an implementation of its own."""
+    tree = gudhi.SimplexTree.create_from_array(distances, max_filtration=max_length)
+    tree.expansion(dim + 1)
+    tree.compute_persistence(persistence_dim_max=True, homology_coeff_field=2)
+    return sorted(map(tuple, tree.persistence_intervals_in_dimension(dim).tolist()))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "d"), [(4, 2), (5, 2), (6, 3), (17, 2), (20, 5)])
+def test_generators_give_the_bars_of_gudhis_simplex_tree(rng, n, d, dtype):
+    for _ in range(5):
+        points = rng.normal(size=(n, d))
+        distances, generators, count, status = pairs_of(points, dims=(1, 2), dtype=dtype)
+        assert status == OK
+        for column, dim in enumerate((1, 2)):
+            mine = barcode(distances, np.split(generators, 2)[column])
+            assert mine == gudhi_barcode(distances, dim)
+            assert count[column] == len(mine)
+
+
+def test_octahedron_encloses_one_void():
+    points = np.vstack([np.eye(3), -np.eye(3)])
+    distances, generators, count, _ = pairs_of(points, dims=(2,))
+    assert count.tolist() == [1]
+    assert barcode(distances, generators) == [(pytest.approx(np.sqrt(2)), 2.0)]
+
+
+def test_ties_on_an_integer_grid_leave_no_bar_of_zero_length():
+    points = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), axis=-1).reshape(-1, 2)
+    distances, generators, count, _ = pairs_of(points)
+    mine = barcode(distances, generators)
+    assert mine == [(1.0, np.sqrt(2))] * 9 == gudhi_barcode(distances, 1)
+    assert count.tolist() == [9]
+
+
+def test_order_is_by_lifetime_then_birth_and_the_least_are_dropped(rng):
+    points = rng.normal(size=(40, 2))
+    distances, generators, count, _ = pairs_of(points)
+    kept = generators[: count[0]]
+    lifetimes = np.diff(np.reshape([distances[a, b] for a, b in kept.reshape(-1, 2)], (-1, 2)))
+    assert count[0] > 4
+    assert (np.diff(lifetimes[:, 0]) <= 0).all()
+    assert (generators[count[0] :] == -1).all()
+    _, few, true_count, status = pairs_of(points, capacity=3)
+    assert status == OK
+    assert true_count == count
+    np.testing.assert_array_equal(few, generators[:3])
+
+
+@pytest.mark.parametrize("max_length", [0.0, 1.0, 1.2, 1.5, 3.0])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_longer_edges_do_not_enter(rng, dim, max_length):
+    angles = np.arange(12) * np.pi / 6
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    points = np.vstack([points, 0.3 * rng.normal(size=(6, 2)) + 5])
+    distances, generators, _, _ = pairs_of(points, dims=(dim,), max_length=max_length)
+    expected = gudhi_barcode(distances, dim, max_length)
+    assert barcode(distances, generators) == expected
+    if dim == 1 and max_length in (1.0, 1.2, 1.5):
+        assert expected[-1][1] == np.inf
+
+
+def test_bad_items_say_so_and_leave_their_neighbors_alone(rng):
+    lengths = np.stack([pdist(rng.normal(size=(12, 2))) for _ in range(5)]).astype(np.float32)
+    limits = np.full(5, np.inf, np.float32)
+    options = {"n": 12, "dims": (1,), "capacities": (8,)}
+    good, good_count, _ = rips_pairs(lengths, limits, **options)
+    lengths[1, 3], lengths[2, 0], limits[3] = np.nan, np.inf, np.nan
+    generators, count, status = rips_pairs(lengths, limits, **options)
+    assert status.tolist() == [OK, NOT_FINITE, NOT_FINITE, NOT_FINITE, OK]
+    np.testing.assert_array_equal(generators[[0, 4]], good[[0, 4]])
+    np.testing.assert_array_equal(count[[0, 4]], good_count[[0, 4]])
+    assert (generators[1:4] == -1).all()
+    assert (count[1:4] == 0).all()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt])
+def test_an_exception_becomes_a_status(rng, monkeypatch, error):
+    lengths = np.stack([pdist(rng.normal(size=(10, 2))) for _ in range(3)])
+    original, calls = _rips._barcode, []
+
+    def fail_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise error
+        return original(*args)
+
+    monkeypatch.setattr(_rips, "_barcode", fail_second)
+    _, count, status = rips_pairs(lengths, np.full(3, np.inf), n=10, dims=(1,), capacities=(9,))
+    assert status.tolist() == [OK, FAILED, OK]
+    assert count[1] == 0
+
+
+def test_an_exception_outside_of_gudhi_fails_its_slab_only(rng, monkeypatch):
+    lengths = np.stack([pdist(rng.normal(size=(10, 2))) for _ in range(3)])
+    original, calls = _rips._sort, []
+
+    def fail_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError
+        return original(*args)
+
+    monkeypatch.setattr(_rips, "_sort", fail_second)
+    monkeypatch.setattr(_rips, "_SLAB_ENTRIES", 100)
+    _, _, status = rips_pairs(lengths, np.full(3, np.inf), n=10, dims=(1,), capacities=(9,))
+    assert status.tolist() == [OK, FAILED, OK]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_too_few_points_for_a_loop(n):
+    lengths = np.ones((2, n * (n - 1) // 2), np.float32)
+    generators, count, status = rips_pairs(
+        lengths, np.full(2, np.inf, np.float32), n=n, dims=(1, 2), capacities=(2, 3)
+    )
+    assert generators.shape == (2, 5, 4)
+    assert (generators == -1).all()
+    assert (count == 0).all()
+    assert status.tolist() == [OK, OK]
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (3,), (2, 3)])
+def test_batch_shapes_and_slabs_change_nothing(rng, monkeypatch, batch):
+    lengths = np.array([pdist(rng.normal(size=(9, 2))) for _ in range(int(np.prod(batch)))])
+    lengths = lengths.reshape(*batch, 36).astype(np.float32)
+    limits = np.full(batch, np.inf, np.float32)
+    options = {"n": 9, "dims": (1,), "capacities": (6,)}
+    whole = rips_pairs(lengths, limits, **options)
+    assert [a.shape for a in whole] == [(*batch, 6, 4), (*batch, 1), batch]
+    assert all(a.dtype == np.int32 for a in whole)
+    monkeypatch.setattr(_rips, "_SLAB_ENTRIES", 1)
+    for a, b in zip(whole, rips_pairs(lengths, limits, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_ranks_that_float32_cannot_count_go_in_float64(rng, monkeypatch):
+    points = rng.normal(size=(16, 3))
+    expected = pairs_of(points, dims=(1, 2))[1]
+    monkeypatch.setattr(_rips, "_EXACT_IN_FLOAT32", 1)
+    np.testing.assert_array_equal(pairs_of(points, dims=(1, 2))[1], expected)

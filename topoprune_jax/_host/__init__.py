@@ -1,0 +1,1 @@
+"""What runs on the host, in NumPy and gudhi alone: nothing in here knows of JAX."""
