@@ -1,6 +1,7 @@
 """The low-dimensional embedding of a fuzzy simplicial set: UMAP's model, a full-batch optimizer."""
 
 from functools import lru_cache, partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -111,8 +112,7 @@ def embed(
             f"`fuzzy_set` must be a FuzzySimplicialSet; got {type(fuzzy_set).__name__}. "
             "Make one with `fuzzy_simplicial_set(graph)`."
         )
-    if not isinstance(options, EmbeddingOptions):
-        raise TypeError(f"`options` must be EmbeddingOptions; got {type(options).__name__}.")
+    check_options(options)
     checks.check_key(key)
     n, c = fuzzy_set.n_points, options.n_components
     order_key, start_key, epoch_key = jax.random.split(key, 3)
@@ -141,6 +141,15 @@ def embed(
         jax.block_until_ready(result)
         progress("embedding", total, total)
     return result
+
+
+def check_options(options: Any) -> None:
+    """Raises unless `options` are `EmbeddingOptions`."""
+    if not isinstance(options, EmbeddingOptions):
+        raise TypeError(
+            f"The options of the embedding must be EmbeddingOptions; got {type(options).__name__}. "
+            "Write `EmbeddingOptions(n_components=2)`."
+        )
 
 
 @lru_cache(maxsize=64)
@@ -177,7 +186,7 @@ def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
 def principal_components(
     points: Float[Array, "n d"], n_components: int, *, key: Key
 ) -> Float[Array, "n c"]:
-    """Coordinates along the leading principal axes, by subspace iteration; O(n d c), no d x d array.
+    """Coordinates along the leading principal axes, by subspace iteration in O(n d c).
 
     Columns beyond the dimension of the points are 0.
     """

@@ -156,9 +156,9 @@ def _build(graph: NeighborGraph, connectivity: float, mix: float) -> FuzzySimpli
     other, mutual = _other_view(graph.indices, own)
     product = own * other
     memberships = mix * (own + other - product) + (1 - mix) * product
-    offsets, rows, sources = _reverse_edges(graph.indices, present & ~mutual)
+    offsets, sources = _reverse_edges(graph.indices, present & ~mutual)
     reverse = jnp.where(sources >= 0, memberships.ravel()[sources], 0)
-    n, k = graph.indices.shape
+    k = graph.n_neighbors
     return FuzzySimplicialSet(
         indices=graph.indices,
         memberships=memberships,
@@ -174,7 +174,7 @@ def _bandwidths(
     distances: Float[Array, "n k"], present: Array, connectivity: float
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """rho and sigma of every point, by bisection in units of the mean distance."""
-    n, k = distances.shape
+    n = distances.shape[0]
     n_present = jnp.sum(present, axis=1)
     # umap-learn's means count the point itself, at distance 0.
     mean = jnp.sum(distances, axis=1) / (n_present + 1).astype(distances.dtype)
@@ -220,8 +220,7 @@ def _rho(distances: Float[Array, "n k"], connectivity: float) -> Float[Array, " 
 
 def _other_view(indices: Int[Array, "n k"], own: Float[Array, "n k"]) -> tuple[Array, Array]:
     """p_ji for every slot (i, j), and whether j lists i at all."""
-    n, k = indices.shape
-    points = jnp.arange(n, dtype=indices.dtype)
+    points = jnp.arange(indices.shape[0], dtype=indices.dtype)
 
     def column(_, j):
         listed = (indices[j] == points[:, None]) & (j >= 0)[:, None]
@@ -231,14 +230,14 @@ def _other_view(indices: Int[Array, "n k"], own: Float[Array, "n k"]) -> tuple[A
     return other.T, mutual.T
 
 
-def _reverse_edges(indices: Int[Array, "n k"], one_way: Array) -> tuple[Array, Array, Array]:
+def _reverse_edges(indices: Int[Array, "n k"], one_way: Array) -> tuple[Array, Array]:
     """The slots (i, j) of one-way edges, sorted by j: offsets of each j, and the slots' numbers."""
     n, k = indices.shape
     targets = jnp.where(one_way, indices, n).ravel()
     slots = jnp.arange(n * k, dtype=jnp.int32)
     targets, slots = lax.sort((targets, slots), num_keys=1, is_stable=True)
     offsets = jnp.searchsorted(targets, jnp.arange(n + 1, dtype=targets.dtype)).astype(jnp.int32)
-    return offsets, targets, jnp.where(targets < n, slots, -1)
+    return offsets, jnp.where(targets < n, slots, -1)
 
 
 def _reverse_sum(fuzzy_set: FuzzySimplicialSet, values: Float[Array, " e"]) -> Float[Array, " n"]:

@@ -76,7 +76,7 @@ def knn_graph(
     **Returns:** a `NeighborGraph` with k slots a point.
 
     **Raises:** TypeError or ValueError with one sentence for points that are no finite 2-D array of
-    real numbers, a `n_neighbors` outside [1, n - 1], an unknown metric, or labels of another length.
+    real numbers, `n_neighbors` outside [1, n - 1], an unknown metric, or labels of another length.
 
     Differentiable: no (indices are integers; use `vietoris_rips` for gradients of distances).
 

@@ -1,0 +1,173 @@
+"""The selection: against a plain greedy, by hand, degenerate sets, and the laws of a greedy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax as tp
+from topoprune_jax import _select
+
+
+def dense(fuzzy_set):
+    i, j, mu = fuzzy_set.edges()
+    matrix = np.eye(fuzzy_set.n_points)
+    matrix[i, j] = matrix[j, i] = mu
+    return matrix
+
+
+def assert_greedy(matrix, weights, order):
+    """Replays the order: no sample would have gained more than the one that was picked."""
+    covered, left = np.zeros(len(weights)), np.ones(len(weights), bool)
+    for pick in order:
+        gain = np.sum(weights * np.maximum(matrix - covered, 0), axis=1)
+        assert left[pick]
+        assert gain[pick] >= gain[left].max() * (1 - 1e-5)
+        left[pick] = False
+        covered = np.maximum(covered, matrix[pick])
+
+
+@pytest.fixture
+def fuzzy_set(rng):
+    return tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(300, 5)), n_neighbors=8))
+
+
+def test_every_pick_has_the_largest_gain(fuzzy_set, rng):
+    selection = tp.select(fuzzy_set, rng.normal(size=300), 0.5)
+    weights = np.asarray(selection.weights, np.float64)
+    assert_greedy(dense(fuzzy_set), weights, np.asarray(selection.order))
+
+
+def test_hubs_have_more_reverse_edges_than_one_chunk(rng):
+    """A star: the hub is listed by every point and covers them all."""
+    angle = np.linspace(0, 2 * np.pi, 101)[:-1]
+    points = np.concatenate([[[0.0, 0.0]], 10 * np.stack([np.cos(angle), np.sin(angle)], axis=1)])
+    graph = tp.NeighborGraph(
+        jnp.concatenate([jnp.asarray([[1]]), jnp.zeros((100, 1), jnp.int32)]), jnp.ones((101, 1))
+    )
+    fuzzy_set = tp.fuzzy_simplicial_set(graph)
+    assert int(jnp.diff(fuzzy_set.reverse_offsets).max()) == 99
+    selection = tp.select(fuzzy_set, np.zeros(len(points)), 0.5, beta=0.0)
+    # The hub first; then nothing is left to gain anywhere, and ties go by index.
+    assert selection.order.tolist() == list(range(101))
+
+
+def test_by_hand():
+    """Two groups of 3 and 2: the middle of the larger one first, then one of the other."""
+    points = [[0.0], [0.1], [0.2], [5.0], [5.1]]
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=1))
+    assert tp.select(fuzzy_set, [0.0] * 5, 0.6, beta=0.0).kept.tolist() == [1, 3]
+
+
+def test_weights_prefer_simple_samples():
+    """Pairs far apart: without weights by index, with weights the pairs of low scores first."""
+    points = np.repeat(np.arange(10) * 100.0, 2)[:, None] + np.tile([0.0, 1.0], 10)[:, None]
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=1))
+    scores = np.repeat(np.arange(10)[::-1], 2)
+    assert tp.select(fuzzy_set, scores, 0.8, beta=0.0).kept.tolist() == [0, 2, 4, 6]
+    kept = tp.select(fuzzy_set, scores, 0.8, beta=2.0).kept
+    assert (np.asarray(kept) // 2).tolist() == [9, 8, 7, 6]
+    weights = tp.select(fuzzy_set, scores, 0.8, beta=2.0).weights
+    np.testing.assert_allclose(np.sort(weights)[::-1], np.exp(-2 * np.arange(20) / 20), rtol=1e-6)
+
+
+def test_order_is_a_permutation_and_kept_sets_are_nested(fuzzy_set, rng):
+    scores = rng.normal(size=300)
+    for labels in (None, rng.integers(0, 7, size=300)):
+        picks = [tp.select(fuzzy_set, scores, r, labels=labels) for r in (0.0, 0.3, 0.5, 0.9, 0.99)]
+        for pick, m in zip(picks, (300, 210, 150, 30, 3), strict=True):
+            assert pick.kept.shape == (m,)
+            both = np.concatenate([pick.kept, pick.removed])
+            np.testing.assert_array_equal(np.sort(both), np.arange(300))
+            np.testing.assert_array_equal(both, pick.order)
+        for larger, smaller in itertools.pairwise(picks):
+            assert set(smaller.kept.tolist()) <= set(larger.kept.tolist())
+
+
+@pytest.mark.parametrize(
+    ("n", "ratio", "m"), [(10, 0.0, 10), (10, 0.9, 1), (10, 0.99, 1), (5, 0.5, 3), (1000, 0.7, 300)]
+)
+def test_kept_count(n, ratio, m):
+    assert _select.kept_count(n, ratio) == m
+
+
+def test_classes_are_covered_on_their_own(rng):
+    """The order within a class is a greedy order of that class alone."""
+    points = rng.normal(size=(200, 3))
+    codes = rng.integers(0, 4, size=200)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
+    selection = tp.select(fuzzy_set, rng.normal(size=200), 0.8, labels=codes)
+    matrix, weights = dense(fuzzy_set), np.asarray(selection.weights, np.float64)
+    place = np.argsort(np.asarray(selection.order))
+    for c in range(4):
+        members = np.flatnonzero(codes == c)
+        within = matrix[np.ix_(members, members)]
+        assert_greedy(within, weights[members], np.argsort(place[members]))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9, 0.95])
+def test_quotas_follow_class_sizes(rng, ratio):
+    codes = np.repeat(np.arange(6), [400, 200, 100, 60, 30, 10])
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(800, 4)), n_neighbors=5))
+    kept = tp.select(fuzzy_set, rng.normal(size=800), ratio, labels=codes).kept
+    counts = np.bincount(codes[np.asarray(kept)], minlength=6)
+    assert np.abs(counts - (1 - ratio) * np.bincount(codes)).max() <= 1
+    assert counts.min() >= 1
+
+
+def test_string_labels_are_the_same_as_codes(fuzzy_set, rng):
+    codes = rng.integers(0, 5, size=300)
+    scores = rng.normal(size=300)
+    names = np.array(["ant", "bee", "cat", "dog", "eel"])[codes]
+    one = tp.select(fuzzy_set, scores, 0.9, labels=codes)
+    other = tp.select(fuzzy_set, scores, 0.9, labels=names)
+    np.testing.assert_array_equal(one.order, other.order)
+
+
+def test_strata_rank_scores_within_themselves(fuzzy_set):
+    strata = np.repeat([0, 1], 150)
+    weights = tp.select(fuzzy_set, np.arange(300), 0.5, strata=strata).weights
+    np.testing.assert_allclose(weights[:150], weights[150:])
+
+
+def test_under_jit_and_vmap(fuzzy_set, rng):
+    scores = jnp.asarray(rng.normal(size=(2, 300)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 3, size=300))
+    batch = jax.jit(jax.vmap(lambda s: tp.select(fuzzy_set, s, 0.9, labels=labels)))(scores)
+    for i in range(2):
+        one = tp.select(fuzzy_set, scores[i], 0.9, labels=labels)
+        np.testing.assert_array_equal(batch.order[i], one.order)
+
+
+def test_one_sample():
+    graph = tp.NeighborGraph(jnp.full((1, 1), -1), jnp.full((1, 1), jnp.inf))
+    selection = tp.select(tp.fuzzy_simplicial_set(graph), [0.0], 0.9)
+    assert selection.kept.tolist() == [0]
+    assert selection.removed.shape == (0,)
+
+
+def test_rejects_bad_arguments(fuzzy_set):
+    with pytest.raises(ValueError, match=r"`scores` must have shape \(300,\).*got shape \(3,\)"):
+        tp.select(fuzzy_set, np.zeros(3), 0.5)
+    with pytest.raises(ValueError, match=r"`scores` must be finite.*first in row 7"):
+        tp.select(fuzzy_set, np.where(np.arange(300) == 7, np.nan, 0), 0.5)
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\); got 90\. Pass 0.9 to remove 90 %"):
+        tp.select(fuzzy_set, np.zeros(300), 90)
+    with pytest.raises(ValueError, match="`beta` must be at least 0; got beta=-1"):
+        tp.select(fuzzy_set, np.zeros(300), 0.5, beta=-1)
+    with pytest.raises(ValueError, match=r"`strata` must have shape \(300,\)"):
+        tp.select(fuzzy_set, np.zeros(300), 0.5, strata=np.zeros(5, int))
+
+
+def test_kmeans_strata_find_separate_groups(rng):
+    centers = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+    truth = rng.integers(0, 4, size=400)
+    points = jnp.asarray(centers[truth] + 0.5 * rng.normal(size=(400, 2)), jnp.float32)
+    codes = np.asarray(tp.kmeans_strata(points, 4, key=jax.random.key(0)))
+    # Each group has one code and each code one group.
+    assert len({(t, c) for t, c in zip(truth.tolist(), codes.tolist(), strict=True)}) == 4
+    same = np.asarray(tp.kmeans_strata(jnp.ones((30, 2)), 5, key=jax.random.key(0)))
+    assert same.min() >= 0
+    assert same.max() < 5

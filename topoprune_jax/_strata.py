@@ -1,0 +1,46 @@
+"""Strata of the embedding: regions within which complexity is compared when there are no labels."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from ._types import Array, Key
+
+_LLOYD_STEPS = 25
+
+
+@partial(jax.jit, static_argnames="n_strata")
+def kmeans_strata(embedding: Float[Array, "n c"], n_strata: int, *, key: Key) -> Int[Array, " n"]:
+    """k-means clusters: k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd's iteration.
+
+    **Returns:** (n,) codes in [0, n_strata). A cluster that loses its last point stays empty.
+    """
+    n = embedding.shape[0]
+    dtype = embedding.dtype
+
+    def squared_distance(center: Float[Array, " c"]) -> Float[Array, " n"]:
+        difference = embedding - center[None, :]
+        return jnp.sum(difference * difference, axis=1)
+
+    def choose(nearest, key):
+        # Gumbel's trick draws an index with probability in proportion to `nearest`.
+        noise = jax.random.gumbel(key, (n,), dtype)
+        chance = jnp.where(jnp.isinf(nearest), 1, nearest)  # the first center is any point
+        center = embedding[jnp.argmax(jnp.log(chance) + noise)]
+        return jnp.minimum(nearest, squared_distance(center)), center
+
+    _, centers = lax.scan(choose, jnp.ones(n, dtype) * jnp.inf, jax.random.split(key, n_strata))
+
+    def nearest_center(centers):
+        return jnp.argmin(jax.vmap(squared_distance)(centers), axis=0).astype(jnp.int32)
+
+    def lloyd(_, centers):
+        codes = nearest_center(centers)
+        size = jax.ops.segment_sum(jnp.ones(n, dtype), codes, n_strata)
+        total = jax.ops.segment_sum(embedding, codes, n_strata)
+        return jnp.where(size[:, None] > 0, total / jnp.maximum(size, 1)[:, None], centers)
+
+    return nearest_center(lax.fori_loop(0, _LLOYD_STEPS, lloyd, centers))
