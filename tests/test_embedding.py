@@ -181,11 +181,11 @@ def test_principal_components_are_numpys(digits):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="`n_components` must be between 1 and 64; got .*=65"):
+    with pytest.raises(ValueError, match=r"`n_components` must be between 1 and 64; got .*=65"):
         tp.EmbeddingOptions(n_components=65)
-    with pytest.raises(ValueError, match="`min_dist` must be between 0 and 1; got .*=2"):
+    with pytest.raises(ValueError, match=r"`min_dist` must be between 0 and 1; got .*=2"):
         tp.EmbeddingOptions(min_dist=2.0)
-    with pytest.raises(ValueError, match="`n_epochs` must be at least 0; got .*=-1"):
+    with pytest.raises(ValueError, match=r"`n_epochs` must be at least 0; got .*=-1"):
         tp.EmbeddingOptions(n_epochs=-1)
     with pytest.raises(ValueError, match="`start` must be 'spectral' or 'random'; got 'pca'"):
         tp.EmbeddingOptions(start="pca")

@@ -146,7 +146,7 @@ def test_rejects_bad_graphs(rng):
         tp.fuzzy_simplicial_set(
             tp.NeighborGraph(good.indices, good.distances.at[0, 0].set(jnp.nan))
         )
-    with pytest.raises(ValueError, match="`local_connectivity` must be between 0 and 3; got .*=4"):
+    with pytest.raises(ValueError, match=r"`local_connectivity` must be between 0 and 3; got .*=4"):
         tp.fuzzy_simplicial_set(good, local_connectivity=4.0)
-    with pytest.raises(ValueError, match="`set_op_mix_ratio` must be between 0 and 1; got .*=2"):
+    with pytest.raises(ValueError, match=r"`set_op_mix_ratio` must be between 0 and 1; got .*=2"):
         tp.fuzzy_simplicial_set(good, set_op_mix_ratio=2)

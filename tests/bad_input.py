@@ -1,0 +1,314 @@
+"""Every public function on input that is wrong or at its limits, one JSON line a case.
+
+Run by test_bad_input.py in a process of its own: without run-time type checks, so that the
+package's own sentences show, and so that a crash or a hang is one failed test.
+"""
+
+import json
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+import topoprune_jax as tp
+
+GOOD = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+GRAPH = tp.knn_graph(GOOD, n_neighbors=5)
+FUZZY = tp.fuzzy_simplicial_set(GRAPH)
+KEY = jax.random.key(0)
+SCORES = np.arange(40.0)
+
+
+def spoiled(value):
+    points = GOOD.copy()
+    points[7, 1] = value
+    return points
+
+
+# What every function that takes points must say of these.
+POINTS = {
+    "nan": (spoiled(np.nan), "ValueError", "must be finite; got NaN or infinity, first in row 7"),
+    "inf": (spoiled(np.inf), "ValueError", "must be finite"),
+    "strings": (np.full((40, 3), "a"), "TypeError", "must hold numbers; got dtype <U1"),
+    "text": ("features.npy", "TypeError", "must hold numbers"),
+    "none": (None, "TypeError", "must hold numbers"),
+    "objects": (np.full((40, 3), None), "TypeError", "must hold numbers; got dtype object"),
+    "dates": (np.full((40, 3), np.datetime64("2026-01-01")), "TypeError", "must hold numbers"),
+    "ragged": ([[1.0, 2.0], [3.0]], "TypeError", "Pass rows of equal length"),
+    "complex": (GOOD + 1j, "TypeError", "must hold real numbers; got complex dtype"),
+    "masked": (np.ma.masked_less(GOOD, 0), "TypeError", "is a masked array"),
+    "sparse": (scipy.sparse.csr_matrix(GOOD), "TypeError", "must be a dense array"),
+    "1-D": (GOOD[:, 0], "ValueError", r"must be a 2-D array, one row a sample; got 1-D"),
+    "3-D": (np.zeros((4, 3, 2)), "ValueError", "must be a 2-D array.*got 3-D"),
+    "0 rows": (np.zeros((0, 3)), "ValueError", r"at least . rows?; got shape \(0, 3\)"),
+    "0 columns": (np.zeros((40, 0)), "ValueError", r"at least one column; got shape \(40, 0\)"),
+}
+
+TAKES_POINTS = {
+    "knn_graph": lambda x: tp.knn_graph(x, n_neighbors=2),
+    "vietoris_rips": tp.vietoris_rips,
+    "rips_generators": tp.rips_generators,
+    "diagram_from_generators": lambda x: tp.diagram_from_generators(x, tp.rips_generators(GOOD)),
+    "structural_complexity": tp.structural_complexity,
+    "rank": lambda x: tp.rank(x, 0.5),
+    "embed start": lambda x: tp.embed(FUZZY, start="none" if x is None else x, key=KEY),
+}
+
+# Limits that have an answer: finite, deterministic, and of the right shape.
+LIMITS = {
+    "1 row": GOOD[:1],
+    "2 rows": GOOD[:2],
+    "3 rows": GOOD[:3],
+    "as many rows as neighbors": GOOD[:15],
+    "constant": np.full((40, 3), 5.0, np.float32),
+    "zeros": np.zeros((40, 3), np.float32),
+    "duplicates": np.repeat(GOOD[:2], 20, axis=0),
+    "one column": GOOD[:, :1],
+    "constant columns": GOOD * np.float32([1, 0, 0]),
+    "1e30": GOOD * np.float32(1e30),
+    "1e-30": GOOD * np.float32(1e-30),
+    "1e200": GOOD.astype(np.float64) * 1e200,
+    "1e-200": GOOD.astype(np.float64) * 1e-200,
+    "2**60": np.arange(120).reshape(40, 3) * 2**53,
+    "booleans": GOOD > 0,
+    "float16": GOOD.astype(np.float16),
+    "bfloat16": jnp.asarray(GOOD, jnp.bfloat16),
+    "int8": (GOOD * 20).astype(np.int8),
+    "uint64": (GOOD * 20 + 100).astype(np.uint64),
+    "Fortran order": np.asfortranarray(GOOD),
+    "negative strides": GOOD[::-1],
+    "read-only": np.broadcast_to(GOOD[:1], (40, 3)),
+    "list": GOOD.tolist(),
+}
+
+DIAGRAM = tp.vietoris_rips(GOOD[:10])
+OTHERS = {
+    "ratio 1": (lambda: tp.rank(GOOD, 1.0), "ValueError", r"\[0, 1\); got 1.0. At least one"),
+    "ratio 90": (lambda: tp.rank(GOOD, 90), "ValueError", "got 90. Pass 0.9 to remove 90 %"),
+    "ratio -0.1": (lambda: tp.rank(GOOD, -0.1), "ValueError", r"must be in \[0, 1\); got -0.1"),
+    "ratio nan": (lambda: tp.rank(GOOD, float("nan")), "ValueError", "got nan"),
+    "ratio text": (lambda: tp.rank(GOOD, "much"), "TypeError", "`ratio` must be a number"),
+    "ratio array": (lambda: tp.rank(GOOD, np.ones(3)), "TypeError", "`ratio` must be a number"),
+    "rank labels short": (
+        lambda: tp.rank(GOOD, 0.5, labels=np.zeros(39, int)),
+        "ValueError",
+        r"`labels` must have shape \(40,\), one label a sample; got shape \(39,\)",
+    ),
+    "rank labels one-hot": (
+        lambda: tp.rank(GOOD, 0.5, labels=np.zeros((40, 3))),
+        "ValueError",
+        r"got shape \(40, 3\)",
+    ),
+    "rank labels nan": (
+        lambda: tp.rank(GOOD, 0.5, labels=np.where(SCORES == 3, np.nan, 0)),
+        "ValueError",
+        "got NaN or infinity at index 3",
+    ),
+    "rank labels fractions": (
+        lambda: tp.rank(GOOD, 0.5, labels=SCORES / 7),
+        "ValueError",
+        "must be class labels; got the fraction",
+    ),
+    "rank labels None": (
+        lambda: tp.rank(GOOD, 0.5, labels=np.full(40, None)),
+        "TypeError",
+        "`labels` must be integers or strings; got an object array",
+    ),
+    "rank key int": (
+        lambda: tp.rank(GOOD, 0.5, key=0),
+        "TypeError",
+        r"must be a typed PRNG key; got int. Make one with `jax.random.key\(0\)`",
+    ),
+    "rank key raw": (
+        lambda: tp.rank(GOOD, 0.5, key=jax.random.PRNGKey(0)),
+        "TypeError",
+        "must be a typed PRNG key",
+    ),
+    "rank keys": (
+        lambda: tp.rank(GOOD, 0.5, key=jax.random.split(KEY, 2)),
+        "ValueError",
+        "must be one key",
+    ),
+    "rank n_neighbors 0": (
+        lambda: tp.rank(GOOD, 0.5, n_neighbors=0),
+        "ValueError",
+        "`n_neighbors` must be at least 1; got n_neighbors=0",
+    ),
+    "rank n_neighbors 2.5": (
+        lambda: tp.rank(GOOD, 0.5, n_neighbors=2.5),
+        "TypeError",
+        "`n_neighbors` must be a whole number; got 2.5",
+    ),
+    "rank patch_size 1": (
+        lambda: tp.rank(GOOD, 0.5, patch_size=1),
+        "ValueError",
+        "`patch_size` must be at least 2; got patch_size=1",
+    ),
+    "rank beta -1": (
+        lambda: tp.rank(GOOD, 0.5, beta=-1.0),
+        "ValueError",
+        "`beta` must be at least 0; got beta=-1",
+    ),
+    "rank embedding": (
+        lambda: tp.rank(GOOD, 0.5, embedding=3),
+        "TypeError",
+        "must be EmbeddingOptions; got int",
+    ),
+    "rank in jit": (
+        lambda: jax.jit(lambda x: tp.rank(x, 0.5).scores)(GOOD),
+        "TypeError",
+        "cannot run inside `jit`",
+    ),
+    "knn_graph n <= k": (
+        lambda: tp.knn_graph(GOOD[:15]),
+        "ValueError",
+        "`n_neighbors` must be between 1 and 14; got n_neighbors=15. There are 15 points",
+    ),
+    "knn_graph 1 row": (lambda: tp.knn_graph(GOOD[:1]), "ValueError", "at least 2 rows"),
+    "knn_graph 1e200": (
+        lambda: tp.knn_graph(GOOD.astype(np.float64) * 1e200, n_neighbors=2),
+        "ValueError",
+        r"must fit in float32; got magnitudes up to .*e\+200",
+    ),
+    "knn_graph metric": (
+        lambda: tp.knn_graph(GOOD, metric="l1"),
+        "ValueError",
+        "`metric` must be 'euclidean' or 'cosine'; got 'l1'",
+    ),
+    "fuzzy graph": (
+        lambda: tp.fuzzy_simplicial_set(GOOD),
+        "TypeError",
+        r"`graph` must be a NeighborGraph; got ndarray. Make one with `knn_graph\(points\)`",
+    ),
+    "fuzzy connectivity": (
+        lambda: tp.fuzzy_simplicial_set(GRAPH, local_connectivity="1"),
+        "TypeError",
+        "`local_connectivity` must be a number",
+    ),
+    "embed fuzzy_set": (
+        lambda: tp.embed(GRAPH, key=KEY),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got NeighborGraph",
+    ),
+    "embed options": (
+        lambda: tp.embed(FUZZY, {"n_components": 2}, key=KEY),
+        "TypeError",
+        "must be EmbeddingOptions; got dict",
+    ),
+    "embed key": (lambda: tp.embed(FUZZY, key=1), "TypeError", "must be a typed PRNG key"),
+    "rips dims": (lambda: tp.vietoris_rips(GOOD, dims=(3,)), "ValueError", "`dims`"),
+    "rips dims text": (lambda: tp.vietoris_rips(GOOD, dims="0"), "TypeError", "`dims`"),
+    "rips max_edge_length": (
+        lambda: tp.vietoris_rips(GOOD, max_edge_length=-1.0),
+        "ValueError",
+        "`max_edge_length`",
+    ),
+    "rips capacity": (lambda: tp.vietoris_rips(GOOD, capacity=0), "ValueError", "`capacity`"),
+    "persistence power": (
+        lambda: tp.total_persistence(DIAGRAM, power=0),
+        "ValueError",
+        "`power` must be positive",
+    ),
+    "persistence dims": (
+        lambda: tp.total_persistence(DIAGRAM, dims=(2,)),
+        "ValueError",
+        "`dims` must be homology dimensions of the diagram",
+    ),
+    "persistence array": (
+        lambda: tp.total_persistence(GOOD),
+        "TypeError",
+        "`diagram` must be a Diagram; got ndarray",
+    ),
+    "complexity method": (
+        lambda: tp.structural_complexity(GOOD, method="best"),
+        "ValueError",
+        "`method` must be 'total_persistence' or 'displacement'; got 'best'",
+    ),
+    "complexity dims": (lambda: tp.structural_complexity(GOOD, dims=(5,)), "ValueError", "`dims`"),
+    "complexity power": (
+        lambda: tp.structural_complexity(GOOD, power=-2.0),
+        "ValueError",
+        "`power` must be positive",
+    ),
+    "complexity patch_size": (
+        lambda: tp.structural_complexity(GOOD, patch_size=8.0),
+        "TypeError",
+        "`patch_size` must be a whole number; got 8.0",
+    ),
+    "select scores": (
+        lambda: tp.select(FUZZY, SCORES[:3], 0.5),
+        "ValueError",
+        r"`scores` must have shape \(40,\), one entry a sample; got shape \(3,\)",
+    ),
+    "select scores text": (
+        lambda: tp.select(FUZZY, np.full(40, "a"), 0.5),
+        "TypeError",
+        "`scores` must hold numbers",
+    ),
+    "select scores nan": (
+        lambda: tp.select(FUZZY, np.where(SCORES == 3, np.nan, 0), 0.5),
+        "ValueError",
+        "`scores` must be finite; got NaN or infinity, first in row 3",
+    ),
+    "select fuzzy_set": (
+        lambda: tp.select(GOOD, SCORES, 0.5),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got ndarray",
+    ),
+    "select beta": (
+        lambda: tp.select(FUZZY, SCORES, 0.5, beta="2"),
+        "TypeError",
+        "`beta` must be a number; got '2'",
+    ),
+}
+
+
+def run(function):
+    """What came of a call: the name of its error and what it said, or ("ok", "")."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = function()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    leaves = [leaf for leaf in jax.tree.leaves(result) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return (
+        ("ok", "") if all(bool(jnp.isfinite(leaf).all()) for leaf in leaves) else ("infinite", "")
+    )
+
+
+def limit(points, labels):
+    """Ranks twice; a sentence if the answer is not what `rank` promises."""
+    one = tp.rank(points, 0.5, labels=labels)
+    two = tp.rank(points, 0.5, labels=labels)
+    n = len(points)
+    if not all((a == b).all() for a, b in zip(one.order, two.order, strict=True)):
+        raise AssertionError("two runs differ")
+    both = np.concatenate([one.kept, one.removed])
+    if sorted(both.tolist()) != list(range(n)) or len(one.kept) != max(1, (n + 1) // 2):
+        raise AssertionError(f"kept {one.kept.shape}, removed {one.removed.shape} of {n}")
+    return one
+
+
+def main():
+    for function, call in TAKES_POINTS.items():
+        for case, (points, error, message) in POINTS.items():
+            report(f"{function}: {case}", run(lambda c=call, p=points: c(p)), error, message)
+    for case, (call, error, message) in OTHERS.items():
+        report(case, run(call), error, message)
+    for case, points in LIMITS.items():
+        report(f"rank: {case}", run(lambda p=points: limit(p, None)), "ok", "")
+        labels = np.arange(len(points)) % 3
+        report(f"rank with labels: {case}", run(lambda p=points, y=labels: limit(p, y)), "ok", "")
+
+
+def report(case, got, error, message):
+    print(json.dumps({"case": case, "got": got, "expected": [error, message]}))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`rank`: what it promises of its answer, on real data, and against its own stages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax as tp
+
+
+@pytest.fixture(scope="module")
+def ranking(digits):
+    return tp.rank(digits[0], 0.9, labels=digits[1])
+
+
+@pytest.fixture(scope="module")
+def free_ranking(digits):
+    return tp.rank(digits[0], 0.9)
+
+
+def assert_same(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_shapes_and_types(ranking, digits):
+    n = len(digits[0])
+    assert ranking.scores.shape == ranking.order.shape == (n,)
+    assert ranking.kept.shape == (180,)  # round(0.1 * 1797)
+    assert ranking.removed.shape == (n - 180,)
+    assert ranking.embedding.shape == (n, 2)
+    assert ranking.order.dtype == jnp.int32
+    assert bool(ranking.result == tp.RESULTS.successful)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(ranking))
+
+
+def test_kept_and_removed_cover_every_index_once(ranking, free_ranking, digits):
+    for answer in (ranking, free_ranking):
+        both = np.concatenate([answer.kept, answer.removed])
+        np.testing.assert_array_equal(both, answer.order)
+        np.testing.assert_array_equal(np.sort(both), np.arange(len(digits[0])))
+
+
+def test_every_class_keeps_its_share(ranking, digits):
+    counts = np.bincount(digits[1][np.asarray(ranking.kept)], minlength=10)
+    assert np.abs(counts - 0.1 * np.bincount(digits[1])).max() <= 1
+
+
+def test_same_key_same_bits(digits, ranking, free_ranking):
+    assert_same(tp.rank(digits[0], 0.9, labels=digits[1]), ranking)
+    assert_same(tp.rank(digits[0], 0.9, key=jax.random.key(0)), free_ranking)
+
+
+def test_another_key_keeps_much_the_same(digits, ranking):
+    other = tp.rank(digits[0], 0.9, labels=digits[1], key=jax.random.key(1))
+    one, two = set(ranking.kept.tolist()), set(other.kept.tolist())
+    # Two random class-balanced choices of a tenth share about 5 % (Jaccard index).
+    assert len(one & two) / len(one | two) > 0.4
+
+
+def test_ratios_are_nested_and_share_the_order(digits, ranking):
+    half = tp.rank(digits[0], 0.5, labels=digits[1])
+    np.testing.assert_array_equal(half.order, ranking.order)
+    np.testing.assert_array_equal(half.scores, ranking.scores)
+    assert set(ranking.kept.tolist()) <= set(half.kept.tolist())
+
+
+def test_stages_make_the_ranking(digits, ranking):
+    """The steps of the docstring, from the embedding on."""
+    points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
+    scores = tp.structural_complexity(ranking.embedding, labels=digits[1])
+    np.testing.assert_array_equal(scores, ranking.scores)
+    within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
+    selection = tp.select(within, scores, 0.9, labels=digits[1])
+    shared = set(selection.kept.tolist()) & set(ranking.kept.tolist())
+    assert len(shared) > 170  # unit rows in another precision may turn a tie
+    free = tp.rank(digits[0], 0.9, beta=0.0)
+    cover = tp.select(tp.fuzzy_simplicial_set(tp.knn_graph(points)), scores, 0.9, beta=0.0)
+    assert len(set(cover.kept.tolist()) & set(free.kept.tolist())) > 170
+
+
+@pytest.mark.parametrize("kind", ["jax", "memmap", "float16", "float64", "integers", "list"])
+def test_kinds_of_input(digits, free_ranking, kind, tmp_path):
+    points = digits[0]  # whole numbers up to 16: exact in every type
+    if kind == "memmap":
+        np.save(tmp_path / "points.npy", points)
+        given = np.load(tmp_path / "points.npy", mmap_mode="r")
+    elif kind == "list":
+        given = points.tolist()
+    elif kind == "jax":
+        given = jnp.asarray(points, jnp.bfloat16)
+    else:
+        given = points.astype({"integers": np.int16}.get(kind, kind))
+    assert_same(tp.rank(given, 0.9), free_ranking)
+
+
+def test_scale_does_not_matter(digits, free_ranking):
+    assert_same(tp.rank(digits[0] * np.float32(2.0**100), 0.9), free_ranking)
+    raw = tp.rank(digits[0], 0.9, normalize=False)
+    assert_same(tp.rank(digits[0].astype(np.float64) * 2.0**600, 0.9, normalize=False), raw)
+    assert not np.array_equal(raw.order, free_ranking.order)
+
+
+def test_names_are_labels(digits, ranking):
+    names = np.array([f"class {label}" for label in digits[1]])
+    assert_same(tp.rank(digits[0], 0.9, labels=names), ranking)
+
+
+def test_progress_ends_every_stage_and_changes_nothing(digits, ranking):
+    calls = []
+    answer = tp.rank(digits[0], 0.9, labels=digits[1], progress=lambda *call: calls.append(call))
+    assert_same(answer, ranking)
+    stages = list(dict.fromkeys(stage for stage, _, _ in calls))
+    assert stages == [
+        "features",
+        "neighbors",
+        "fuzzy set",
+        "start",
+        "embedding",
+        "patches",
+        "complexity",
+        "class neighbors",
+        "class fuzzy set",
+        "selection",
+    ]
+    for stage in stages:
+        done = [(done, total) for name, done, total in calls if name == stage]
+        assert done[-1][0] == done[-1][1]
+        assert done == sorted(done)
+
+
+def test_interrupt_from_progress_stops(digits):
+    def stop(stage, done, total):
+        if stage == "embedding" and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tp.rank(digits[0], 0.9, progress=stop)
+
+
+def test_identical_samples_are_named():
+    answer = tp.rank(np.full((30, 4), 2.0), 0.5)
+    assert bool(answer.result == tp.RESULTS.all_identical)
+    assert "All samples have the same features" in tp.RESULTS[answer.result]
+    assert answer.scores.tolist() == [0] * 30 or bool(jnp.isfinite(answer.scores).all())
+
+
+def test_more_components(digits):
+    answer = tp.rank(digits[0][:300], 0.9, embedding=tp.EmbeddingOptions(n_components=8))
+    assert answer.embedding.shape == (300, 8)
+
+
+def test_beats_random_coverage_of_the_manifold(digits, free_ranking):
+    """What is kept covers the fuzzy set better than any of 20 random choices of its size."""
+    points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
+    i, j, mu = tp.fuzzy_simplicial_set(tp.knn_graph(points)).edges()
+    matrix = np.eye(len(points))
+    matrix[i, j] = matrix[j, i] = mu
+    rng = np.random.default_rng(0)
+
+    def covered(kept):
+        return matrix[np.asarray(kept)].max(axis=0).mean()
+
+    chance = [covered(rng.permutation(len(points))[:180]) for _ in range(20)]
+    assert covered(free_ranking.kept) > max(chance)

@@ -1,0 +1,239 @@
+"""`rank`: the global scale, the local scale and the selection in one call."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from . import _checks as checks
+from ._embedding import (
+    EmbeddingOptions,
+    check_options,
+    embed,
+    principal_components,
+    spectral_start,
+)
+from ._fuzzy import fuzzy_simplicial_set
+from ._graph import nearest_neighbors
+from ._results import RESULTS
+from ._score import structural_complexity
+from ._select import Selection, select
+from ._strata import kmeans_strata
+from ._types import Array, ArrayInput, Key, Progress
+
+T = TypeVar("T")
+
+_DEFAULT_SEED = 0
+_BETA_WITH_LABELS = 2.0
+_BETA_WITHOUT_LABELS = 1.0
+_N_STRATA = 20
+_ROW_CHUNK_BYTES = 1 << 26
+
+
+class Ranking(eqx.Module):
+    """What `rank` returns.
+
+    **Attributes:**
+
+    - `scores`: (n,) structural complexity; large where the manifold is sparse or ragged.
+    - `order`: (n,) int32, every sample once, the best to keep first.
+    - `kept`: (m,) int32, the first m of `order`: the samples to train on.
+    - `removed`: (n - m,) int32, the rest of `order`: the samples to leave out.
+    - `embedding`: (n, c) coordinates of the manifold.
+    - `result`: `RESULTS.successful`, or what was remarkable about the data; `RESULTS[result]` is a
+      sentence.
+    """
+
+    scores: Float[Array, " n"]
+    order: Int[Array, " n"]
+    kept: Int[Array, " m"]
+    removed: Int[Array, " n-m"]
+    embedding: Float[Array, "n c"]
+    result: RESULTS
+
+
+def rank(
+    features: ArrayInput,
+    ratio: float,
+    *,
+    labels: ArrayInput | None = None,
+    n_neighbors: int = 15,
+    patch_size: int = 64,
+    beta: float | None = None,
+    normalize: bool = True,
+    embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+    key: Key | None = None,
+) -> Ranking:
+    r"""Which samples to keep when a fraction `ratio` of them is REMOVED.
+
+    1. x_i = features of sample i, scaled to unit length.
+    2. mu = `fuzzy_simplicial_set(knn_graph(x))`: the manifold, globally.
+    3. z = `embed(mu)`: its low-dimensional embedding.
+    4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
+       points in z, of its own class where labels are given.
+    5. w_i = exp(-beta r_i), r_i = rank of s_i within its class (without labels: within one of 20
+       k-means strata of z), scaled to [0, 1).
+    6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
+       labels mu is built within the classes and every class keeps its share.
+
+    Every step is a public function, for those who want another one in its place.
+
+    **Arguments:**
+
+    - `features`: (n, d) latent features from any pretrained model: NumPy (memory-mapped too) or
+      JAX, float16, bfloat16, float32, float64 or integers.
+    - `ratio`: the fraction REMOVED, 0 <= ratio < 1; 0.9 keeps a tenth:
+      m = max(1, round((1 - ratio) n)).
+    - `labels`: (n,) classes, integers or strings. With labels the selection is better for training
+      a classifier, and balanced as the data are.
+    - `n_neighbors`: k of the graphs, at least 1; at most n - 1 are used.
+    - `patch_size`: m of the patches, at least 2; at most n are used.
+    - `beta`: how strongly complex samples are avoided; 2 with labels and 1 without unless given,
+      0 is pure coverage.
+    - `normalize`: whether rows are scaled to unit length first. A single column never is, because
+      only its sign would be left.
+    - `embedding`: options of `embed`.
+    - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
+    - `key`: typed PRNG key, `jax.random.key(0)` unless given. The same key gives the same bits on
+      the same machine.
+
+    **Returns:** a `Ranking`. `kept` and `removed` hold every index exactly once; what is kept at a
+    ratio is part of what is kept at every smaller one.
+
+    **Raises:** TypeError or ValueError with one sentence that says what was got, what is expected
+    and what to change, for features that are no finite 2-D array of real numbers, a ratio outside
+    [0, 1), labels of another length, or an option out of range.
+
+    Source: the method follows TopoPrune (arXiv 2602.02739), whose public text gives no formulas;
+    these are this package's own.
+
+    ```python
+    >>> import jax, topoprune_jax as tp
+    >>> features = jax.random.normal(jax.random.key(1), (200, 16))
+    >>> ranking = tp.rank(features, 0.9)
+    >>> ranking.kept.shape, ranking.removed.shape
+    ((20,), (180,))
+
+    ```
+    """
+    if checks.is_traced(features) or checks.is_traced(labels):
+        raise TypeError(
+            "`rank` looks at the data on the host, so it cannot run inside `jit`, `vmap` or "
+            "`grad`; got a traced array. Call it outside, or call its stages, which can."
+        )
+    ratio = checks.check_ratio(ratio)
+    points = _unit_rows(features, normalize, progress)
+    n = points.shape[0]
+    codes = None if labels is None else checks.check_labels(labels, n)
+    k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
+    checks.check_count(patch_size, name="patch_size", low=2)
+    if beta is not None:
+        beta = checks.check_number(beta, name="beta", low=0)
+    check_options(embedding)
+    key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
+    start_key, embed_key, strata_key = jax.random.split(key, 3)
+
+    # One neighbor at least, so that a single sample has a graph: an empty slot.
+    k = max(1, min(k, n - 1))
+    graph = nearest_neighbors(points, k, progress=progress)
+    fuzzy_set = _step("fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
+    c = embedding.n_components
+    start = _step("start", progress, lambda: _start(points, fuzzy_set, c, start_key))
+    z = embed(fuzzy_set, embedding, start=start, progress=progress, key=embed_key)
+    scores = structural_complexity(z, labels=codes, patch_size=patch_size, progress=progress)
+    selection = _select(
+        points,
+        fuzzy_set,
+        z,
+        scores,
+        ratio,
+        codes,
+        k=k,
+        beta=beta,
+        progress=progress,
+        key=strata_key,
+    )
+    identical = bool((points == points[:1]).all()) and n > 1
+    return Ranking(
+        scores=scores,
+        order=selection.order,
+        kept=selection.kept,
+        removed=selection.removed,
+        embedding=z,
+        result=RESULTS.all_identical if identical else RESULTS.successful,
+    )
+
+
+def _step(stage: str, progress: Progress | None, compute: Callable[[], T]) -> T:
+    """Runs a stage of one step, and waits for it where somebody watches."""
+    if progress is None:
+        return compute()
+    progress(stage, 0, 1)
+    result = jax.block_until_ready(compute())
+    progress(stage, 1, 1)
+    return result
+
+
+def _start(points, fuzzy_set, n_components, key) -> Array:
+    """Low eigenvectors of the graph, found from the principal components of the features: the
+    same whatever the key, up to how far the iteration has converged."""
+    pca_key, spectral_key = jax.random.split(key)
+    guess = principal_components(points, n_components, key=pca_key)
+    return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)
+
+
+def _select(points, fuzzy_set, z, scores, ratio, codes, *, k, beta, progress, key) -> Selection:
+    """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
+    if codes is None:
+        n_strata = min(_N_STRATA, z.shape[0])
+        strata = _step("strata", progress, lambda: kmeans_strata(z, n_strata, key=key))
+        beta = _BETA_WITHOUT_LABELS if beta is None else beta
+        return select(fuzzy_set, scores, ratio, strata=strata, beta=beta, progress=progress)
+    graph = nearest_neighbors(points, k, codes=codes, stage="class neighbors", progress=progress)
+    beta = _BETA_WITH_LABELS if beta is None else beta
+    within = _step("class fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
+    return select(within, scores, ratio, labels=codes, beta=beta, progress=progress)
+
+
+def _unit_rows(features: ArrayInput, normalize: bool, progress: Progress | None) -> Array:
+    """Checked features as float32 rows of unit length, read a slab at a time in float64.
+
+    Slabs keep memory-mapped features out of memory, and float64 keeps 1e200 and 2**60 what they
+    are: JAX would turn the one into infinity and the other into 0.
+    """
+    values = checks.as_array(features, name="features")
+    checks.check_matrix_shape(values, name="features", min_points=1)
+    n, d = values.shape
+    if isinstance(values, jax.Array):
+        values = np.asarray(values)
+    points = np.empty((n, d), np.float32)
+    step = max(1, _ROW_CHUNK_BYTES // (8 * d))
+    slabs = range(0, n, step)
+    reach = 0.0
+    for start in slabs:
+        if progress is not None:
+            progress("features", start, n)
+        slab = np.asarray(values[start : start + step], dtype=np.float64)
+        checks.check_finite(slab, name="features", first_row=start)
+        largest = np.abs(slab).max(axis=1, keepdims=True)
+        reach = max(reach, float(largest.max()))
+        if normalize and d > 1:
+            slab = slab / np.where(largest > 0, largest, 1)
+            slab = slab / np.maximum(np.linalg.norm(slab, axis=1, keepdims=True), 1e-300)
+            points[start : start + step] = slab
+    if not (normalize and d > 1):
+        # A power of two changes nothing that a rank depends on and fits any range into float32.
+        scale = 2.0 ** np.floor(np.log2(reach)) if reach > 0 else 1.0
+        for start in slabs:
+            points[start : start + step] = (
+                np.asarray(values[start : start + step], dtype=np.float64) / scale
+            )
+    if progress is not None:
+        progress("features", n, n)
+    return jnp.asarray(points)
