@@ -1,0 +1,351 @@
+"""The command line: every mistake is one line and exit code 2, every success leaves its files."""
+
+import contextlib
+import csv
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax
+from topoprune_jax import cli
+
+N = 80
+SHOW_CURSOR = "\x1b[?25h"
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of the command line, run in this process."""
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return leaving.value.code, out, err
+
+
+def python_m(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "topoprune_jax", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with good and bad features and labels."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=(N, 5)).astype(np.float32)
+    labels = np.arange(N) % 3
+    nan, infinite, nan_labels = good.copy(), good.copy(), labels.astype(float)
+    nan[7, 1], infinite[7, 1], nan_labels[7] = np.nan, np.inf, np.nan
+    arrays = {
+        "good": good,
+        "labels": labels,
+        "short_labels": labels[:-1],
+        "nan_labels": nan_labels,
+        "fraction_labels": labels + 0.5,
+        "labels_2d": labels[:, None],
+        "nan": nan,
+        "inf": infinite,
+        "strings": good.astype(str),
+        "complex": good + 1j,
+        "dates": np.zeros((N, 5), dtype="datetime64[s]"),
+        "one_d": good[:, 0],
+        "three_d": good[:, :, None],
+        "no_rows": good[:0],
+        "no_columns": good[:, :0],
+        "one_row": good[:1],
+        "few_rows": good[:10],
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "objects.npy", good.astype(object), allow_pickle=True)
+    np.savez(folder / "both.npz", x=good, y=labels)
+    (folder / "corrupt.npz").write_bytes((folder / "both.npz").read_bytes()[:400])
+    (folder / "table.csv").write_text("1,2\n3,4\n")
+    (folder / "empty.npy").touch()
+    return folder
+
+
+BAD = {
+    "NaN": (["nan.npy"], "NaN or infinity, first in row 7"),
+    "infinity": (["inf.npy"], "NaN or infinity, first in row 7"),
+    "strings": (["strings.npy"], "must hold numbers"),
+    "dates": (["dates.npy"], "must hold numbers"),
+    "objects": (["objects.npy"], "holds Python objects"),
+    "complex": (["complex.npy"], "must hold real numbers"),
+    "1-D": (["one_d.npy"], "must be a 2-D array"),
+    "3-D": (["three_d.npy"], "must be a 2-D array"),
+    "0 rows": (["no_rows.npy"], r"row.*\(0, 5\)"),
+    "0 columns": (["no_columns.npy"], r"column.*\(80, 0\)"),
+    "ratio 90": (["good.npy", "--ratio", "90"], "Pass 0.9 to remove 90 %"),
+    "ratio 1": (["good.npy", "--ratio", "1"], r"must be in \[0, 1\)"),
+    "ratio -0.1": (["good.npy", "--ratio", "-0.1"], r"must be in \[0, 1\)"),
+    "ratio nan": (["good.npy", "--ratio", "nan"], r"must be in \[0, 1\)"),
+    "ratio inf": (["good.npy", "--ratio", "inf"], r"must be in \[0, 1\)"),
+    "ratio abc": (["good.npy", "--ratio", "abc"], "'abc' is not a valid float"),
+    "labels too short": (["good.npy", "--labels", "short_labels.npy"], r"labels.*\(79,\)"),
+    "labels 2-D": (["good.npy", "--labels", "labels_2d.npy"], r"labels.*\(80, 1\)"),
+    "labels NaN": (["good.npy", "--labels", "nan_labels.npy"], "labels.*index 7"),
+    "labels fractions": (["good.npy", "--labels", "fraction_labels.npy"], "fraction 0.5"),
+    "labels missing": (["good.npy", "--labels", "absent.npy"], "absent.npy.*no such file"),
+    "missing file": (["absent.npy"], "no such file"),
+    "a folder": (["."], "it is a folder"),
+    "wrong type": (["table.csv"], "neither a .npy nor a .npz file"),
+    "empty file": (["empty.npy"], "the file is empty"),
+    "corrupt npz": (["corrupt.npz"], "damaged or incomplete"),
+    "which array": (["both.npz"], r"x \(80, 5\), y \(80,\)"),
+    "no such array": (["both.npz::z"], r"x \(80, 5\), y \(80,\)"),
+    "output of unknown type": (["good.npy", "--out", "out.txt"], "must end in .npz or .csv"),
+    "output folder missing": (["good.npy", "--out", "absent/out.npz"], "no such folder"),
+    "output is a folder": (["good.npy", "--out", "folder.npz"], "it is a folder"),
+    "output unwritable": (["good.npy", "--out", "/proc/out.npz"], "cannot write to '/proc'"),
+    "output is the input": (["both.npz::x", "--out", "both.npz"], "it is the input"),
+    "n_neighbors 0": (["good.npy", "--n-neighbors", "0"], "n_neighbors"),
+    "n_neighbors x": (["good.npy", "--n-neighbors", "x"], "not a valid integer"),
+    "patch_size 0": (["good.npy", "--patch-size", "0"], "patch_size"),
+    "beta -1": (["good.npy", "--beta", "-1"], "beta"),
+    "beta nan": (["good.npy", "--beta", "nan"], "beta"),
+    "seed -1": (["good.npy", "--seed", "-1"], "seed"),
+    "unknown option": (["good.npy", "--rato", "0.9"], "No such option"),
+    "two files": (["good.npy", "good.npy"], "extra argument"),
+    "no file": ([], "Missing argument 'FEATURES'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    capsys, monkeypatch, files, tmp_path, arguments, message
+):
+    (tmp_path / "folder.npz").mkdir()
+    monkeypatch.chdir(tmp_path)
+    inputs = {path.name for path in files.iterdir()}
+    words = [
+        f"{files}/{word}" if word.partition("::")[0] in inputs | {"."} else word
+        for word in arguments
+    ]
+    for option, value in (("--ratio", "0.9"), ("--out", "out.npz")):
+        if option not in words:
+            words += [option, value]
+    code, out, err = run(capsys, "rank", *words)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.match("Error: .", err)
+    assert re.search(message, err)
+    assert not (tmp_path / "out.npz").exists()
+    assert (files / "both.npz").stat().st_size > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnk"], "No such command 'rnk'"),
+        (["--rank"], "No such option"),
+        (["rank", "x.npy", "--out", "x.npz"], "Missing option '--ratio'"),
+        (["rank", "x.npy", "--ratio", "0.9"], "Missing option '--out'"),
+        (["demo", "--ratio", "90"], "Pass 0.9 to remove 90 %"),
+        (["demo", "--seeds", "0"], "seeds"),
+        (["demo", "--out", "/proc/demo"], "cannot make the folder '/proc/demo'"),
+    ],
+)
+def test_usage_is_one_line_too(capsys, arguments, message):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_rank_writes_what_the_library_returns(capsys, files, tmp_path, kind):
+    path = tmp_path / f"out.{kind}"
+    code, out, err = run(
+        capsys, "rank", f"{files}/both.npz::x", "--labels", f"{files}/both.npz::y",
+        "--ratio", "0.75", "--seed", "3", "--n-neighbors", "5", "--patch-size", "8", "--out", path,
+    )  # fmt: skip
+    assert code == 0
+    assert out == f"Kept 20 of 80 samples (25.0%); ranking written to {path}\n"
+    assert "Where the time went" in err
+    expected = topoprune_jax.rank(
+        np.load(files / "good.npy"), 0.75, labels=np.load(files / "labels.npy"),
+        n_neighbors=5, patch_size=8, key=jax.random.key(3),
+    )  # fmt: skip
+    if kind == "npz":
+        columns = np.load(path)
+        np.testing.assert_array_equal(columns["order"], np.asarray(expected.order))
+        np.testing.assert_array_equal(columns["embedding"], np.asarray(expected.embedding))
+    else:
+        with open(path, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    np.testing.assert_array_equal(columns["index"], np.arange(N))
+    np.testing.assert_array_equal(np.argsort(columns["rank"]), np.asarray(expected.order))
+    np.testing.assert_array_equal(np.flatnonzero(columns["kept"]), np.sort(expected.kept))
+    np.testing.assert_array_equal(
+        np.asarray(columns["score"], dtype=np.float32), np.asarray(expected.scores)
+    )
+
+
+def test_quiet_says_only_the_summary(capsys, files, tmp_path):
+    code, out, err = run(
+        capsys, "rank", files / "good.npy", "--ratio", "0.75", "--n-neighbors", "5",
+        "--patch-size", "8", "--out", tmp_path / "out.npz", "--quiet",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["rank", "--help"], ["demo", "-h"]])
+def test_help(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: topoprune")
+    if "rank" in arguments:
+        assert "Fraction of the samples to REMOVE" in " ".join(out.split())
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"topoprune, version {topoprune_jax.__version__}\n", "")
+
+
+def add_wrong_shapes(*_, **__):
+    return jnp.ones(3) + jnp.ones(4)
+
+
+def promote_implicitly(*_, **__):
+    return jnp.ones(3, dtype=jnp.int32) + jnp.ones(3, dtype=bool)
+
+
+def unpack_wrongly(*_, **__):
+    a, b = [1, 2, 3]
+    return a + b
+
+
+@pytest.mark.parametrize("defect", [add_wrong_shapes, promote_implicitly, unpack_wrongly])
+def test_a_defect_keeps_its_traceback(monkeypatch, files, tmp_path, defect):
+    """One-line TypeErrors and ValueErrors too are not blamed on the user's data."""
+    monkeypatch.setattr("topoprune_jax._rank.rank", defect)
+    words = ["rank", f"{files}/good.npy", "--ratio", "0.9", "--out", f"{tmp_path}/out.npz"]
+    with pytest.raises((TypeError, ValueError)):
+        cli.main(words)
+
+
+@pytest.mark.parametrize("missing", ["sklearn", "matplotlib"])
+def test_a_missing_extra_is_one_line(capsys, monkeypatch, tmp_path, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, out, err = run(capsys, "demo", "--out", tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "pip install 'topoprune-jax[demo]'" in err
+
+
+def test_timer_adds_up_stages_that_take_turns(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 32.0, 32.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    with cli.StageTimer() as timer:  # 0
+        timer("a", 0, 2)  # 1: before the first stage, which belongs to none
+        timer("a", 1, 2)  # 3
+        timer("b", 1, 1)  # 7: begins where the last call ended
+        timer("a", 2, 2)  # 15
+        timer("b", 0, 1)  # 31: a new round of b, nothing done yet
+    assert timer.seconds == {"a": 2.0 + 8.0, "b": 4.0}
+    assert timer.total == 32.0
+    assert dict(timer.rows())["everything else"] == "18.00"
+
+
+def test_timer_table_is_aligned_and_tells_memory():
+    with cli.StageTimer() as timer, timer.stage("read"):
+        pass
+    lines = timer.table().splitlines()
+    assert [line.split()[0] for line in lines] == ["stage", "read", "everything", "total", "peak"]
+    assert len({len(line) for line in lines}) == 1
+    assert 1e7 < cli.peak_memory() < 1e11
+
+
+def test_python_m_runs_and_pipes_hold_plain_text(files, tmp_path):
+    done = python_m(
+        "rank", files / "good.npy", "--ratio", "0.75", "--n-neighbors", "5",
+        "--patch-size", "8", "--out", tmp_path / "out.npz",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Kept 20 of 80 samples")
+    assert "\x1b" not in done.stderr
+    assert "━" not in done.stderr
+    assert re.search(r"^total +\d+\.\d\d$", done.stderr, re.MULTILINE)
+    assert re.search(r"^peak resident memory +\d+\.\d\d GB$", done.stderr, re.MULTILINE)
+
+
+def test_python_m_bad_input(files, tmp_path):
+    done = python_m("rank", files / "nan.npy", "--ratio", "0.9", "--out", tmp_path / "out.npz")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@contextlib.contextmanager
+def rank_on_a_terminal(*arguments):
+    """The command with its stderr on a terminal: the process, and a function that reads it.
+
+    The function reads until it has seen the given text, or to the end.
+    """
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "topoprune_jax", "rank", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+
+        def read(until=None):
+            seen = ""
+            with contextlib.suppress(OSError):  # how Linux says that a terminal is closed
+                while (until is None or until not in seen) and (chunk := os.read(ours, 4096)):
+                    seen += chunk.decode(errors="replace")
+            return seen
+
+        yield process, read
+    os.close(ours)
+
+
+def test_a_terminal_gets_a_drawn_table(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli._show("Times", ("stage", "seconds"), [("read", "0.10"), ("total", "12.00")], err=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "─" in err
+    lines = [line.rstrip() for line in err.splitlines()]
+    assert next(line for line in lines if "read" in line).endswith(" 0.10")
+    assert next(line for line in lines if "total" in line).endswith("12.00")
+
+
+def test_ctrl_c_stops_within_two_seconds(tmp_path):
+    """The signal comes in the middle of a stage that takes far longer than two seconds."""
+    features = np.random.default_rng(0).normal(size=(100_000, 128)).astype(np.float16)
+    np.save(tmp_path / "big.npy", features)
+    with rank_on_a_terminal(
+        tmp_path / "big.npy", "--ratio", "0.9", "--out", tmp_path / "out.npz"
+    ) as (process, read):
+        bar = read(until="neighbors")
+        process.send_signal(signal.SIGINT)
+        sent = time.perf_counter()
+        seen = read()
+        process.wait(timeout=60)
+        waited = time.perf_counter() - sent
+    assert process.returncode == 130, seen
+    assert "━" in bar + seen
+    assert waited < 2.0
+    assert "Traceback" not in seen
+    assert seen.endswith("Interrupted before the work was done.\r\n")
+    assert SHOW_CURSOR in seen
+    assert os.listdir(tmp_path) == ["big.npy"]

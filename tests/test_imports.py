@@ -1,0 +1,116 @@
+"""The data's way through the code: who may import whom, and what importing the package loads."""
+
+import ast
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import topoprune_jax
+
+PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
+
+# A module imports only from rows above its own.
+ROWS = [
+    {"_types", "_results", "_host"},
+    {"_checks", "_distance"},
+    {"_graph", "_persistence", "_strata"},
+    {"_fuzzy", "_summaries"},
+    {"_embedding", "_score", "_select"},
+    {"_rank"},
+    {"io", "plot"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+# The two halves meet in `_rank` only; `_graph` serves both.
+MANIFOLD = {"_fuzzy", "_embedding", "_select", "_strata"}
+HOMOLOGY = {"_persistence", "_summaries", "_score", "_host"}
+
+
+def modules():
+    """Name of each module (or folder) of the package, and its files."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if name != "__init__":
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def imported(name):
+    """Modules of the package that a module imports, wherever in the file it does."""
+    found = set()
+    for path in modules()[name]:
+        depth = len(path.relative_to(PACKAGE).parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == depth:
+                parts = [node.module] if node.module else [alias.name for alias in node.names]
+                found |= {part.split(".")[0] for part in parts}
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for full in names:
+                # From outside the package's own modules only the name of the package itself.
+                if full.startswith("topoprune_jax."):
+                    found.add(full.split(".")[1])
+    return (found & set(modules())) - {name}
+
+
+def test_every_module_has_a_row():
+    assert set(modules()) == set().union(*ROWS)
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*ROWS)))
+def test_imports_go_one_way(name):
+    row = next(i for i, names in enumerate(ROWS) if name in names)
+    above = set().union(*ROWS[:row])
+    assert imported(name) <= above
+
+
+@pytest.mark.parametrize("name", sorted(MANIFOLD | HOMOLOGY))
+def test_the_halves_do_not_see_each_other(name):
+    other = HOMOLOGY if name in MANIFOLD else MANIFOLD
+    assert not imported(name) & other
+
+
+def test_only_persistence_calls_the_host():
+    for name, paths in modules().items():
+        text = "".join(path.read_text() for path in paths)
+        assert ("pure_callback(" in text) <= (name == "_persistence")
+        assert bool(re.search(r"^\s*(import|from) gudhi", text, re.M)) <= (name == "_host")
+
+
+def test_the_host_knows_no_jax():
+    for path in modules()["_host"]:
+        assert "jax" not in path.read_text().replace("topoprune_jax", "")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = [
+        "flax",
+        "tensorflow_datasets",
+        "tensorflow",
+        "umap",
+        "sklearn",
+        "matplotlib",
+        "numba",
+        "click",
+        "rich",
+        "pandas",
+        "torch",
+    ]
+    code = f"import sys, topoprune_jax\nprint([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_documented_and_typed():
+    values = {name: value for name, value in vars(topoprune_jax).items() if name[0] != "_"}
+    public = [name for name, value in values.items() if not inspect.ismodule(value)]
+    assert {"knn_graph", "embed", "vietoris_rips", "select", "rank", "RESULTS"} <= set(public)
+    for name in public:
+        assert vars(topoprune_jax)[name].__doc__
+    assert (PACKAGE / "py.typed").exists()

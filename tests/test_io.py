@@ -1,0 +1,244 @@
+"""Files: every array comes back as it was written, and every bad file gives one sentence."""
+
+import contextlib
+import csv
+import errno
+import os
+import pickle
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from topoprune_jax import RESULTS
+from topoprune_jax._rank import Ranking
+from topoprune_jax.io import (
+    FileError,
+    check_folder,
+    check_writable,
+    read_array,
+    replacing,
+    write_ranking,
+)
+
+
+@pytest.fixture
+def ranking():
+    order = jnp.array([3, 0, 4, 1, 2], dtype=jnp.int32)
+    return Ranking(
+        scores=jnp.array([0.1, 0.3, 1e-7, 2.0, 1.5], dtype=jnp.float32),
+        order=order,
+        kept=order[:2],
+        removed=order[2:],
+        embedding=jnp.arange(10, dtype=jnp.float32).reshape(5, 2),
+        result=RESULTS.successful,
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "int8", "uint64", "bool", "<U3", ">f8"]
+)
+@pytest.mark.parametrize("shape", [(5, 3), (7,), (0, 3), (3, 0), (), (2, 2, 2)])
+def test_npy_round_trip(tmp_path, dtype, shape):
+    array = np.ones(shape).astype(dtype)
+    np.save(tmp_path / "x.npy", array)
+    back = read_array(tmp_path / "x.npy")
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array, strict=True)
+
+
+def test_npy_is_memory_mapped_and_cannot_be_written_to(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((5, 3)))
+    back = read_array(tmp_path / "x.npy")
+    assert isinstance(back, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        back[0, 0] = 2.0
+
+
+def test_fortran_order_is_kept_as_values(tmp_path):
+    array = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    np.save(tmp_path / "x.npy", array)
+    np.testing.assert_array_equal(read_array(tmp_path / "x.npy"), array)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_members(tmp_path, save):
+    save(tmp_path / "x.npz", train_f=np.ones((5, 3)), test_f=np.zeros((2, 3)))
+    assert read_array(f"{tmp_path}/x.npz::train_f").shape == (5, 3)
+    assert read_array(f"{tmp_path}/x.npz::test_f.npy").shape == (2, 3)
+    assert read_array(tmp_path / "x.npz", key="test_f").shape == (2, 3)
+
+
+def test_npz_with_one_array_needs_no_name(tmp_path):
+    np.savez(tmp_path / "x.npz", np.arange(4))
+    np.testing.assert_array_equal(read_array(tmp_path / "x.npz"), np.arange(4))
+
+
+def test_the_content_tells_the_format_and_a_name_may_hold_colons(tmp_path):
+    with open(tmp_path / "a::b", "wb") as stream:
+        np.save(stream, np.arange(4))
+    np.testing.assert_array_equal(read_array(tmp_path / "a::b"), np.arange(4))
+
+
+def _bad_files(folder):
+    np.save(folder / "good.npy", np.ones((50, 3)))
+    np.savez(folder / "two.npz", x=np.ones((50, 3)), y=np.arange(50))
+    good, two = (folder / "good.npy").read_bytes(), (folder / "two.npz").read_bytes()
+    (folder / "empty.npy").touch()
+    (folder / "short.npy").write_bytes(good[:-100])
+    (folder / "header.npy").write_bytes(good[:40])
+    (folder / "short.npz").write_bytes(two[: len(two) // 2])
+    (folder / "flipped.npz").write_bytes(two[:300] + b"\xff" * 8 + two[308:])
+    (folder / "text.npy").write_text("1.0, 2.0\n")
+    (folder / "pickle.npy").write_bytes(pickle.dumps([1, 2]))
+    (folder / "huge.npy").write_bytes(good.replace(b"(50, 3), ", b"(1e9999, "))
+    np.save(folder / "objects.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    np.savez(folder / "objects.npz", x=np.array([{}, 1], dtype=object))
+    np.savez(folder / "none.npz")
+    (folder / "folder.npy").mkdir()
+    with zipfile.ZipFile(folder / "weights.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.npy", "there is no such file"),
+        ("absent.npz::x", "there is no such file"),
+        ("empty.npy", "the file is empty"),
+        ("folder.npy", "it is a folder"),
+        ("good.npy/x.npy", "not a directory"),
+        ("a" * 300, "name too long"),
+        ("short.npy", "damaged or incomplete"),
+        ("header.npy", "damaged or incomplete"),
+        ("huge.npy", "damaged or"),
+        ("short.npz", "damaged or incomplete"),
+        ("flipped.npz::x", "damaged or incomplete"),
+        ("text.npy", "neither a .npy nor a .npz file"),
+        ("pickle.npy", "neither a .npy nor a .npz file"),
+        ("objects.npy", "holds Python objects"),
+        ("objects.npz", "holds Python objects"),
+        ("none.npz", "zip file without NumPy arrays"),
+        ("weights.pt", "zip file without NumPy arrays"),
+        ("two.npz", r"holds x \(50, 3\), y \(50,\): name one as .*two.npz::x"),
+        ("two.npz::z", r"cannot find 'z' .* holds x \(50, 3\), y \(50,\)"),
+        ("two.npz::", "PATH::NAME"),
+        ("good.npy::x", "one array without a name"),
+    ],
+)
+def test_bad_file_is_one_sentence(tmp_path, name, message):
+    _bad_files(tmp_path)
+    with pytest.raises(FileError, match=message) as caught:
+        read_array(f"{tmp_path}/{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_names_that_differ(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones(2), b=np.ones(2))
+    with pytest.raises(FileError, match="two arrays are named"):
+        read_array(f"{tmp_path}/x.npz::a", key="b")
+
+
+def test_a_named_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(FileError, match="not a regular file"):
+        read_array(tmp_path / "pipe.npy")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_damaged_bytes_never_raise_anything_else(tmp_path, rng, kind):
+    """Bytes replaced anywhere or the end cut off: an array or a `FileError`, nothing else."""
+    path = tmp_path / f"x.{kind}"
+    array = rng.normal(size=(20, 3))
+    (np.save if kind == "npy" else np.savez_compressed)(path, array)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(whole), size=rng.integers(1, 9)):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(
+            damaged[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.3 else damaged
+        )
+        with contextlib.suppress(FileError):
+            assert isinstance(read_array(path), np.ndarray)
+
+
+def test_csv_by_hand(tmp_path, ranking):
+    write_ranking(tmp_path / "out.csv", ranking)
+    with open(tmp_path / "out.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == ["index", "score", "rank", "kept"]
+    assert [row[0] for row in rows[1:]] == ["0", "1", "2", "3", "4"]
+    assert [row[2] for row in rows[1:]] == ["1", "3", "4", "0", "2"]
+    assert [row[3] for row in rows[1:]] == ["1", "0", "0", "1", "0"]
+    back = np.array([row[1] for row in rows[1:]], dtype=np.float32)
+    np.testing.assert_array_equal(back, np.asarray(ranking.scores))
+
+
+def test_npz_by_hand(tmp_path, ranking):
+    write_ranking(tmp_path / "out.npz", ranking)
+    with np.load(tmp_path / "out.npz") as out:
+        assert set(out) == {"index", "score", "rank", "kept", "order", "embedding"}
+        np.testing.assert_array_equal(out["index"], np.arange(5))
+        np.testing.assert_array_equal(out["rank"], [1, 3, 4, 0, 2])
+        np.testing.assert_array_equal(out["kept"], [True, False, False, True, False])
+        np.testing.assert_array_equal(out["order"], np.asarray(ranking.order))
+        np.testing.assert_array_equal(out["score"], np.asarray(ranking.scores))
+        np.testing.assert_array_equal(out["embedding"], np.asarray(ranking.embedding))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as stream:
+            stream.write(b"half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with (
+        pytest.raises(FileError, match=r"cannot write '.*out.csv': no space left on device\.$"),
+        replacing(tmp_path / "out.csv"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not os.listdir(tmp_path)
+
+
+def test_new_files_have_the_usual_permissions(tmp_path, ranking):
+    write_ranking(tmp_path / "out.npz", ranking)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "out.npz").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out.txt", "must end in .npz or .csv"),
+        ("out", "must end in .npz or .csv"),
+        ("absent/out.npz", "there is no such folder"),
+        ("file/out.npz", "it is not a folder"),
+        ("folder.npz", "it is a folder"),
+        ("/proc/out.npz", "cannot write to '/proc'"),
+    ],
+)
+def test_unwritable_output_is_one_sentence(tmp_path, ranking, name, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    for check in (check_writable, lambda path: write_ranking(path, ranking)):
+        with pytest.raises(FileError, match=message) as caught:
+            check(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_checking_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "out.NPZ")
+    check_folder(tmp_path)
+    assert not os.listdir(tmp_path)
