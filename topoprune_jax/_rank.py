@@ -22,15 +22,13 @@ from ._fuzzy import fuzzy_simplicial_set
 from ._graph import nearest_neighbors
 from ._results import RESULTS
 from ._score import structural_complexity
-from ._select import Selection, select
+from ._select import DEFAULT_BETA, Selection, select
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
 
 T = TypeVar("T")
 
 _DEFAULT_SEED = 0
-_BETA_WITH_LABELS = 2.0
-_BETA_WITHOUT_LABELS = 1.0
 _N_STRATA = 20
 _ROW_CHUNK_BYTES = 1 << 26
 
@@ -64,7 +62,7 @@ def rank(
     labels: ArrayInput | None = None,
     n_neighbors: int = 15,
     patch_size: int = 64,
-    beta: float | None = None,
+    beta: float = DEFAULT_BETA,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
@@ -94,8 +92,8 @@ def rank(
       a classifier, and balanced as the data are.
     - `n_neighbors`: k of the graphs, at least 1; at most n - 1 are used.
     - `patch_size`: m of the patches, at least 2; at most n are used.
-    - `beta`: how strongly complex samples are avoided; 2 with labels and 1 without unless given,
-      0 is pure coverage.
+    - `beta`: how strongly complex samples are avoided; 0 is pure coverage. Training from scratch
+      at high ratios gains from more of it, a probe on good frozen features from less.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`.
@@ -133,8 +131,7 @@ def rank(
     codes = None if labels is None else checks.check_labels(labels, n)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
     checks.check_count(patch_size, name="patch_size", low=2)
-    if beta is not None:
-        beta = checks.check_number(beta, name="beta", low=0)
+    checks.check_number(beta, name="beta", low=0)
     check_options(embedding)
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
     start_key, embed_key, strata_key = jax.random.split(key, 3)
@@ -193,10 +190,8 @@ def _select(points, fuzzy_set, z, scores, ratio, codes, *, k, beta, progress, ke
     if codes is None:
         n_strata = min(_N_STRATA, z.shape[0])
         strata = _step("strata", progress, lambda: kmeans_strata(z, n_strata, key=key))
-        beta = _BETA_WITHOUT_LABELS if beta is None else beta
         return select(fuzzy_set, scores, ratio, strata=strata, beta=beta, progress=progress)
     graph = nearest_neighbors(points, k, codes=codes, stage="class neighbors", progress=progress)
-    beta = _BETA_WITH_LABELS if beta is None else beta
     within = _step("class fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
     return select(within, scores, ratio, labels=codes, beta=beta, progress=progress)
 

@@ -294,8 +294,9 @@ def _commands(context: click.Context) -> None:
 @click.option(
     "--beta",
     type=float,
-    help="How much simple neighborhoods are preferred: 0 is coverage alone. [default: chosen by "
-    "the library]",
+    default=1.0,
+    show_default=True,
+    help="How much simple neighborhoods are preferred: 0 is coverage alone.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no table of times.")
 def _rank_command(
@@ -306,7 +307,7 @@ def _rank_command(
     seed: int,
     n_neighbors: int,
     patch_size: int,
-    beta: float | None,
+    beta: float,
     quiet: bool,
 ) -> None:
     """Rank the rows of FEATURES and write which to keep.
