@@ -21,7 +21,7 @@ ROWS = [
     {"_fuzzy", "_summaries"},
     {"_embedding", "_score", "_select"},
     {"_rank"},
-    {"io", "plot"},
+    {"io", "plot", "_provenance"},
     {"demo"},
     {"cli"},
     {"__main__"},

@@ -5,16 +5,14 @@ Needs the extra `demo`. The classifier and its settings were fixed before any re
 
 import json
 import os
-import platform
-import subprocess
 import warnings
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from ._provenance import provenance
 from ._rank import Ranking, rank
 from ._types import Progress
 from .io import FileError, check_folder, replacing, write_ranking
@@ -248,15 +246,7 @@ def _draw(path: Path, ranking: Ranking, labels: np.ndarray, progress: Progress |
 def _write_results(
     path: Path, comparison: Comparison, training_rows: np.ndarray, command: str
 ) -> None:
-    packages = ("topoprune-jax", "jax", "gudhi", "numpy", "scikit-learn")
-    record = {
-        "command": command,
-        "commit": _commit(),
-        "versions": {name: metadata.version(name) for name in packages}
-        | {"python": platform.python_version()},
-        "device": jax.devices()[0].device_kind,
-        "machine": {"system": platform.system(), "processor": platform.machine()}
-        | {"cores": os.cpu_count()},
+    record = provenance(command, packages=("scikit-learn",)) | {
         "ratio": comparison.ratio,
         "n_train": comparison.n_train,
         "n_kept": comparison.n_kept,
@@ -272,25 +262,3 @@ def _write_results(
     }
     with replacing(path) as stream:
         stream.write(json.dumps(record, indent=1).encode())
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this file runs from, `-dirty` if changed; else None."""
-    package = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(package), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's checkout, whose commit says nothing.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
-            return None
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None
