@@ -188,7 +188,20 @@ def principal_components(
 ) -> Float[Array, "n c"]:
     """Coordinates along the leading principal axes, by subspace iteration in O(n d c).
 
-    Columns beyond the dimension of the points are 0.
+    **Arguments:** `points` (n, d); `n_components` c; `key` of the random start.
+    **Returns:** (n, c), columns centered at 0 in order of falling variance, each up to its sign;
+    columns beyond the dimension of the points are 0.
+
+    Source: Halko, Martinsson, Tropp 2011, algorithm 4.4.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, topoprune_jax as tp
+    >>> line = jnp.stack([jnp.arange(5.0), jnp.zeros(5)], axis=1)
+    >>> axis = tp.principal_components(line, 1, key=jax.random.key(0))
+    >>> sorted(round(abs(float(x)), 3) for x in axis[:, 0])
+    [0.0, 1.0, 1.0, 2.0, 2.0]
+
+    ```
     """
     d = points.shape[1]
     width = min(d, n_components + 6)
@@ -222,8 +235,23 @@ def spectral_start(
     the upper spectrum, each followed by an orthonormalization, with the trivial eigenvector
     projected out, and a Rayleigh-Ritz step at the end. Enough for a start, no eigensolver.
 
-    **Arguments:** `guess` replaces as many random vectors of the first subspace.
-    **Returns:** (n, c), columns of unit length ordered by eigenvalue.
+    **Arguments:**
+
+    - `fuzzy_set`: n points; W is its matrix of memberships and D the diagonal of its degrees.
+    - `n_components`: c.
+    - `guess`: (n, any) vectors that replace as many random ones of the first subspace.
+    - `rounds`, `degree`: of the filter.
+    - `key`: of the random vectors.
+
+    **Returns:** (n, c), columns of unit length ordered by eigenvalue; finite for any graph.
+
+    ```python
+    >>> import jax, topoprune_jax as tp
+    >>> graph = tp.knn_graph(jax.random.normal(jax.random.key(0), (50, 8)), n_neighbors=5)
+    >>> tp.spectral_start(tp.fuzzy_simplicial_set(graph), 2, key=jax.random.key(1)).shape
+    (50, 2)
+
+    ```
     """
     n = fuzzy_set.n_points
     dtype = fuzzy_set.memberships.dtype

@@ -16,7 +16,17 @@ _LLOYD_STEPS = 25
 def kmeans_strata(embedding: Float[Array, "n c"], n_strata: int, *, key: Key) -> Int[Array, " n"]:
     """k-means clusters: k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd's iteration.
 
+    **Arguments:** `embedding` (n, c); `n_strata` at most n; `key` of the start.
     **Returns:** (n,) codes in [0, n_strata). A cluster that loses its last point stays empty.
+
+    ```python
+    >>> import jax, jax.numpy as jnp, topoprune_jax as tp
+    >>> groups = jnp.asarray([[0.0], [0.1], [9.0], [9.1]])
+    >>> codes = tp.kmeans_strata(groups, 2, key=jax.random.key(0))
+    >>> bool(codes[0] == codes[1]), bool(codes[2] == codes[3]), bool(codes[0] == codes[2])
+    (True, True, False)
+
+    ```
     """
     n = embedding.shape[0]
     dtype = embedding.dtype

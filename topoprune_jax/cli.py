@@ -7,6 +7,7 @@ option are answered at once.
 import concurrent.futures
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -184,8 +185,11 @@ def _interruptible(work: Callable[[], T]) -> T:
     """`work()` in a thread of its own, so that Ctrl-C is heard at once.
 
     Python handles a signal between two bytecodes of the main thread, and a compiled program holds
-    that up for as long as it runs; here the main thread does nothing but wait.
+    that up for as long as it runs; here the main thread does nothing but wait. The handler only
+    leaves a note: a KeyboardInterrupt that is raised inside a garbage-collection or weak-reference
+    callback is swallowed, and the work would go on to its end.
     """
+    interrupted = threading.Event()
     outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def target() -> None:
@@ -194,9 +198,15 @@ def _interruptible(work: Callable[[], T]) -> T:
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=target, daemon=True).start()
-    while not outcome.done():
-        concurrent.futures.wait([outcome], timeout=_POLL_SECONDS)
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        threading.Thread(target=target, daemon=True).start()
+        while not outcome.done():
+            concurrent.futures.wait([outcome], timeout=_POLL_SECONDS)
+            if interrupted.is_set():
+                raise click.Abort
+    finally:
+        signal.signal(signal.SIGINT, before)
     return outcome.result()
 
 
