@@ -12,6 +12,7 @@ from ._fuzzy import FuzzySimplicialSet, reverse_rows
 from ._types import Array, ArrayInput, Progress
 
 DEFAULT_BETA = 1.0
+_LEADERS = 8  # samples evaluated anew at a time; a step of the loop costs little more than for one
 _REVERSE_CHUNK = 16  # reverse edges looked at in one go; most points have fewer
 _PICKS_PER_CALL = 4096
 
@@ -157,9 +158,10 @@ def greedy_coverage(
 ) -> Int[Array, " n"]:
     """The greedy order of weighted coverage; edges between different codes do not count.
 
-    Lazy (Minoux 1978): gains only fall, so an old gain is a bound. The sample of the largest bound
-    is evaluated anew and picked once it leads. Gains are sums in a fixed order, and rounding is
-    monotone, so that the bounds hold in floating point and the picks are those of the plain greedy.
+    Lazy (Minoux 1978): gains only fall, so an old gain is a bound. The samples that lead the blocks
+    of the largest bounds are evaluated anew, and the largest of all is picked once it is fresh.
+    Gains are sums in a fixed order, and rounding is monotone, so that the bounds hold in floating
+    point and the picks are those of the plain greedy.
     """
     n = fuzzy_set.n_points
     edges = _edges_within(fuzzy_set, codes)
@@ -228,37 +230,36 @@ def _start(edges: _Edges, weights: Float[Array, " n"]) -> _Greedy:
 @eqx.filter_jit
 def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: int) -> _Greedy:
     """Up to `n_picks` more picks."""
-    n = weights.shape[0]
+    n, width = weights.shape[0], state.bound.shape[1]
     stop = jnp.minimum(state.count + n_picks, n)
+
+    n_leaders = min(_LEADERS, state.best.shape[0])
 
     # Every update is a masked write in place: a `cond` would copy the whole state each time.
     def evaluate(state: _Greedy) -> _Greedy:
-        i = _leader(state.best, state.bound)
-        gain = _gain(edges, weights, state.covered, i)
-        best, bound = _set_bound(state.best, state.bound, i, gain)
-        leads = _leader(best, bound) == i
-        best, bound = _set_bound(best, bound, i, jnp.where(leads, -jnp.inf, gain))
+        _, blocks = lax.top_k(state.best, n_leaders)
+        places = jnp.argmax(state.bound[blocks], axis=1)
+        leaders = (blocks * width + places).astype(jnp.int32)
+        gains = jax.vmap(lambda i: _gain(edges, weights, state.covered, i))(
+            jnp.minimum(leaders, n - 1)
+        )
+        gains = jnp.where(state.best[blocks] > -jnp.inf, gains, -jnp.inf)
+        bound = state.bound.at[blocks, places].set(gains)
+        best = state.best.at[blocks].set(jnp.max(bound[blocks], axis=1))
+        block = jnp.argmax(best)
+        place = jnp.argmax(bound[block])
+        i = (block * width + place).astype(jnp.int32)
+        leads = jnp.any(leaders == i)
+        bound = bound.at[block, place].set(jnp.where(leads, -jnp.inf, bound[block, place]))
         return _Greedy(
             bound=bound,
-            best=best,
+            best=best.at[block].set(jnp.max(bound[block])),
             covered=_cover(edges, state.covered, i, leads),
             order=state.order.at[jnp.where(leads, state.count, n)].set(i, mode="drop"),
             count=state.count + leads.astype(state.count.dtype),
         )
 
     return lax.while_loop(lambda s: s.count < stop, evaluate, state)
-
-
-def _leader(best: Array, bound: Array) -> Array:
-    """The lowest index of the largest bound."""
-    block = jnp.argmax(best)
-    return (block * bound.shape[1] + jnp.argmax(bound[block])).astype(jnp.int32)
-
-
-def _set_bound(best: Array, bound: Array, i: Array, value: Array) -> tuple[Array, Array]:
-    block, place = i // bound.shape[1], i % bound.shape[1]
-    bound = bound.at[block, place].set(value)
-    return best.at[block].set(jnp.max(bound[block])), bound
 
 
 def _reverse_chunk(edges: _Edges, i: Array, c: Array) -> tuple[Array, Array]:
