@@ -1,0 +1,98 @@
+"""Writes the tables of README.md from the committed results; `--check` only compares.
+
+python benchmarks/readme_tables.py
+"""
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def load(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+def table(header, rows):
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def digits():
+    record = load("digits_demo.json")
+    base = record["accuracy_percent"]["class-balanced random"]
+    rows = []
+    for method, values in record["accuracy_percent"].items():
+        paired = [value - other for value, other in zip(values, base, strict=True)]
+        rows.append(
+            [
+                method,
+                f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}",
+                f"{statistics.mean(paired):+.1f} ± {statistics.stdev(paired):.1f}"
+                if any(paired)
+                else "",
+            ]
+        )
+    header = ["trained on", "accuracy in %, mean ± std", "minus class-balanced random, paired"]
+    return table(header, rows)
+
+
+def rank():
+    record = load("rank_50000x128.json")
+    kinds = list(record["warm_median_seconds"])
+    stages = dict.fromkeys(
+        stage for kind in reversed(kinds) for stage in record["warm_median_seconds"][kind]
+    )
+    stages.pop("total")
+    rows = [
+        [stage, *(_seconds(record["warm_median_seconds"][kind].get(stage)) for kind in kinds)]
+        for stage in stages
+    ]
+    rows.append(
+        ["**total, warm**", *(_seconds(record["warm_median_seconds"][k]["total"]) for k in kinds)]
+    )
+    # Only the very first call of the process compiled everything.
+    rows.append(
+        [
+            "first call of the process",
+            _seconds(record["first_call_seconds"][kinds[0]]["total"]),
+            *[""] * (len(kinds) - 1),
+        ]
+    )
+    text = table(["seconds", *kinds], rows)
+    return f"{text}\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
+
+
+def imports():
+    record = load("import_time.json")
+    rows = [
+        [f"`{statement}`", f"{seconds:.2f}"]
+        for statement, seconds in record["median_seconds"].items()
+    ]
+    return table(["statement", "seconds"], [*rows, ["ratio", f"{record['ratio']:.2f}"]])
+
+
+def _seconds(value):
+    return "" if value is None else f"{value:.1f}"
+
+
+def main():
+    path = ROOT / "README.md"
+    old = new = path.read_text()
+    for name, make in {"digits": digits, "rank": rank, "import": imports}.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        if not re.search(pattern, new, re.S):
+            sys.exit(f"README.md has no place for the table '{name}'.")
+        text = make()
+        new = re.sub(pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", new, flags=re.S)
+    if "--check" in sys.argv[1:]:
+        sys.exit("README.md is not what the results say." if new != old else 0)
+    path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the documents say is run: README's code, its tables, and every docstring's example."""
+
+import contextlib
+import doctest
+import importlib
+import io
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+
+import topoprune_jax
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODULES = sorted(
+    f"topoprune_jax.{module.name}"
+    for module in pkgutil.iter_modules(topoprune_jax.__path__)
+    if module.name not in ("__main__", "_host")
+)
+
+
+def test_readme_code_prints_what_it_says():
+    blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    namespace, printed, runs = {}, None, 0
+    for language, text in blocks:
+        if language == "python":
+            stream = io.StringIO()
+            with contextlib.redirect_stdout(stream):
+                exec(text, namespace)
+            printed, runs = stream.getvalue(), runs + 1
+        elif language == "" and printed is not None:
+            assert text == printed
+            printed = None
+    assert runs >= 2
+
+
+def test_readme_tables_are_the_committed_results():
+    script = ROOT / "benchmarks" / "readme_tables.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_public_functions_have_examples():
+    finder = doctest.DocTestFinder(recurse=False)
+    for name in (
+        "knn_graph",
+        "fuzzy_simplicial_set",
+        "embed",
+        "vietoris_rips",
+        "rips_generators",
+        "diagram_from_generators",
+        "total_persistence",
+        "structural_complexity",
+        "select",
+        "rank",
+        "principal_components",
+        "spectral_start",
+        "kmeans_strata",
+    ):
+        tests = finder.find(vars(topoprune_jax)[name], name, globs={})
+        assert sum(len(test.examples) for test in tests) > 0, name
