@@ -155,7 +155,7 @@ OTHERS = {
     "rank embedding": (
         lambda: tp.rank(GOOD, 0.5, embedding=3),
         "TypeError",
-        "must be EmbeddingOptions; got int",
+        "`embedding` must be an EmbeddingOptions; got int",
     ),
     "rank in jit": (
         lambda: jax.jit(lambda x: tp.rank(x, 0.5).scores)(GOOD),
@@ -196,7 +196,7 @@ OTHERS = {
     "embed options": (
         lambda: tp.embed(FUZZY, {"n_components": 2}, key=KEY),
         "TypeError",
-        "must be EmbeddingOptions; got dict",
+        "`options` must be an EmbeddingOptions; got dict",
     ),
     "embed key": (lambda: tp.embed(FUZZY, key=1), "TypeError", "must be a typed PRNG key"),
     "rips dims": (lambda: tp.vietoris_rips(GOOD, dims=(3,)), "ValueError", "`dims`"),

@@ -19,7 +19,9 @@ ROWS = [
     {"_checks", "_distance"},
     {"_graph", "_persistence", "_strata"},
     {"_fuzzy", "_summaries"},
-    {"_embedding", "_score", "_select"},
+    {"_spectral", "_score", "_select"},
+    {"_embedding"},
+    {"_ensemble", "_transform"},
     {"_rank"},
     {"io", "plot", "_provenance"},
     {"demo"},
@@ -27,7 +29,7 @@ ROWS = [
     {"__main__"},
 ]
 # The two halves meet in `_rank` only; `_graph` serves both.
-MANIFOLD = {"_fuzzy", "_embedding", "_select", "_strata"}
+MANIFOLD = {"_fuzzy", "_spectral", "_embedding", "_ensemble", "_transform", "_select", "_strata"}
 HOMOLOGY = {"_persistence", "_summaries", "_score", "_host"}
 
 

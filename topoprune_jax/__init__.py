@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 
 from ._embedding import EmbeddingOptions as EmbeddingOptions
 from ._embedding import embed as embed
-from ._embedding import principal_components as principal_components
-from ._embedding import spectral_start as spectral_start
+from ._ensemble import EmbeddingEnsemble as EmbeddingEnsemble
+from ._ensemble import embed_ensemble as embed_ensemble
 from ._fuzzy import FuzzySimplicialSet as FuzzySimplicialSet
 from ._fuzzy import fuzzy_simplicial_set as fuzzy_simplicial_set
 from ._graph import NeighborGraph as NeighborGraph
@@ -21,5 +21,10 @@ from ._results import RESULTS as RESULTS
 from ._score import structural_complexity as structural_complexity
 from ._select import Selection as Selection
 from ._select import select as select
+from ._spectral import principal_components as principal_components
+from ._spectral import spectral_embedding as spectral_embedding
+from ._spectral import spectral_start as spectral_start
 from ._strata import kmeans_strata as kmeans_strata
 from ._summaries import total_persistence as total_persistence
+from ._transform import ManifoldState as ManifoldState
+from ._transform import transform as transform

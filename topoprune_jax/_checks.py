@@ -218,6 +218,15 @@ def check_ratio(ratio: Any) -> float:
     return value
 
 
+def check_instance(value: Any, cls: type, *, name: str, hint: str) -> None:
+    """Raises unless `value` is of the class `cls`."""
+    if not isinstance(value, cls):
+        article = "an" if cls.__name__[0] in "AEIOU" else "a"
+        raise TypeError(
+            f"`{name}` must be {article} {cls.__name__}; got {type(value).__name__}. {hint}"
+        )
+
+
 def check_count(value: Any, *, name: str, low: int, high: int | None = None, hint: str = "") -> int:
     """`value` as an int in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

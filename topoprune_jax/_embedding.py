@@ -12,9 +12,12 @@ from jaxtyping import Float
 
 from . import _checks as checks
 from ._fuzzy import FuzzySimplicialSet, reverse_rows
+from ._spectral import spectral_start
 from ._types import Array, ArrayInput, Key, Progress
 
-_ROLLS = 16  # shared shifts of an epoch; each serves a point twice as a negative sample
+# Shared shifts of an epoch; each serves a point twice as a negative sample. Their noise is what
+# differs from key to key: 16 cost less and 64 are steadier still.
+_ROLLS = 32
 _NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
 _CLIP = 4.0  # umap-learn's bound on a single force
 _LEARNING_RATE = 0.3
@@ -78,9 +81,9 @@ def embed(
         z_i <- z_i + v_i,   v_i <- m_t v_i + alpha_t (2 A_i + R_i) / (1 + alpha_t K_i),
 
     with A_i the attraction along the edges of i, K_i its stiffness, R_i the repulsion estimated
-    from shared random shifts of a random order of the points, and m_t and alpha_t falling linearly
-    to 0. Nothing is drawn per edge, so the result depends on the key far less than with stochastic
-    descent, and the same key gives the same bits on the same machine.
+    from shared random shifts of a random order of the points, m_t falling linearly and alpha_t
+    quadratically to 0. Nothing is drawn per edge, so the result depends less on the key than with
+    stochastic descent, and the same key gives the same bits on the same machine.
 
     Source: McInnes, Healy, Melville, "UMAP" (arXiv 1802.03426), section 3.2 and appendix C.
 
@@ -107,25 +110,16 @@ def embed(
 
     ```
     """
-    if not isinstance(fuzzy_set, FuzzySimplicialSet):
-        raise TypeError(
-            f"`fuzzy_set` must be a FuzzySimplicialSet; got {type(fuzzy_set).__name__}. "
-            "Make one with `fuzzy_simplicial_set(graph)`."
-        )
+    checks.check_instance(
+        fuzzy_set,
+        FuzzySimplicialSet,
+        name="fuzzy_set",
+        hint="Make one with `fuzzy_simplicial_set(graph)`.",
+    )
     check_options(options)
     checks.check_key(key)
-    n, c = fuzzy_set.n_points, options.n_components
     order_key, start_key, epoch_key = jax.random.split(key, 3)
-    if start is not None:
-        initial = checks.check_points(start, name="start")
-        if initial.shape != (n, c):
-            raise ValueError(
-                f"`start` must have shape ({n}, {c}), a row for every point; got {initial.shape}."
-            )
-    elif options.start == "spectral":
-        initial = spectral_start(fuzzy_set, c, key=start_key)
-    else:
-        initial = jax.random.uniform(start_key, (n, c), fuzzy_set.memberships.dtype)
+    initial = starting_points(fuzzy_set, options, start, start_key)
     total = options.n_epochs
     layout = _layout(fuzzy_set, initial, order_key)
     state = (layout.start, jnp.zeros_like(layout.start))
@@ -143,13 +137,28 @@ def embed(
     return result
 
 
-def check_options(options: Any) -> None:
+def starting_points(
+    fuzzy_set: FuzzySimplicialSet, options: EmbeddingOptions, start: ArrayInput | None, key: Key
+) -> Float[Array, "n c"]:
+    """The given start, checked, or the one that the options ask for."""
+    n, c = fuzzy_set.n_points, options.n_components
+    if start is not None:
+        initial = checks.check_points(start, name="start")
+        if initial.shape != (n, c):
+            raise ValueError(
+                f"`start` must have shape ({n}, {c}), a row for every point; got {initial.shape}."
+            )
+        return initial
+    if options.start == "spectral":
+        return spectral_start(fuzzy_set, c, key=key)
+    return jax.random.uniform(key, (n, c), fuzzy_set.memberships.dtype)
+
+
+def check_options(options: Any, *, name: str = "options") -> None:
     """Raises unless `options` are `EmbeddingOptions`."""
-    if not isinstance(options, EmbeddingOptions):
-        raise TypeError(
-            f"The options of the embedding must be EmbeddingOptions; got {type(options).__name__}. "
-            "Write `EmbeddingOptions(n_components=2)`."
-        )
+    checks.check_instance(
+        options, EmbeddingOptions, name=name, hint="Write `EmbeddingOptions(n_components=2)`."
+    )
 
 
 @lru_cache(maxsize=64)
@@ -180,130 +189,6 @@ def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
         if np.abs(step).max() <= 1e-12:
             break
     return float(np.exp(u[0])), float(np.exp(u[1]))
-
-
-@partial(jax.jit, static_argnames="n_components")
-def principal_components(
-    points: Float[Array, "n d"], n_components: int, *, key: Key
-) -> Float[Array, "n c"]:
-    """Coordinates along the leading principal axes, by subspace iteration in O(n d c).
-
-    **Arguments:** `points` (n, d); `n_components` c; `key` of the random start.
-    **Returns:** (n, c), columns centered at 0 in order of falling variance, each up to its sign;
-    columns beyond the dimension of the points are 0.
-
-    Source: Halko, Martinsson, Tropp 2011, algorithm 4.4.
-
-    ```python
-    >>> import jax, jax.numpy as jnp, topoprune_jax as tp
-    >>> line = jnp.stack([jnp.arange(5.0), jnp.zeros(5)], axis=1)
-    >>> axis = tp.principal_components(line, 1, key=jax.random.key(0))
-    >>> sorted(round(abs(float(x)), 3) for x in axis[:, 0])
-    [0.0, 1.0, 1.0, 2.0, 2.0]
-
-    ```
-    """
-    d = points.shape[1]
-    width = min(d, n_components + 6)
-    centered = points - jnp.mean(points, axis=0, keepdims=True)
-
-    def power(_, axes):
-        return jnp.linalg.qr(centered.T @ (centered @ axes))[0]
-
-    axes = jnp.linalg.qr(jax.random.normal(key, (d, width), points.dtype))[0]
-    axes = lax.fori_loop(0, 8, power, axes)
-    scores = centered @ axes
-    values, vectors = jnp.linalg.eigh(scores.T @ scores)
-    order = jnp.argsort(-values)[:n_components]
-    result = scores @ vectors[:, order]
-    return jnp.pad(result, ((0, 0), (0, n_components - result.shape[1])))
-
-
-@eqx.filter_jit
-def spectral_start(
-    fuzzy_set: FuzzySimplicialSet,
-    n_components: int,
-    *,
-    guess: Float[Array, "n c"] | None = None,
-    rounds: int = 4,
-    degree: int = 8,
-    key: Key,
-) -> Float[Array, "n c"]:
-    r"""Approximate low eigenvectors of the normalized Laplacian I - D^(-1/2) W D^(-1/2).
-
-    Chebyshev-filtered subspace iteration (Zhou, Saad 2007): a few rounds of a polynomial that damps
-    the upper spectrum, each followed by an orthonormalization, with the trivial eigenvector
-    projected out, and a Rayleigh-Ritz step at the end. Enough for a start, no eigensolver.
-
-    **Arguments:**
-
-    - `fuzzy_set`: n points; W is its matrix of memberships and D the diagonal of its degrees.
-    - `n_components`: c.
-    - `guess`: (n, any) vectors that replace as many random ones of the first subspace.
-    - `rounds`, `degree`: of the filter.
-    - `key`: of the random vectors.
-
-    **Returns:** (n, c), columns of unit length ordered by eigenvalue; finite for any graph.
-
-    ```python
-    >>> import jax, topoprune_jax as tp
-    >>> graph = tp.knn_graph(jax.random.normal(jax.random.key(0), (50, 8)), n_neighbors=5)
-    >>> tp.spectral_start(tp.fuzzy_simplicial_set(graph), 2, key=jax.random.key(1)).shape
-    (50, 2)
-
-    ```
-    """
-    n = fuzzy_set.n_points
-    dtype = fuzzy_set.memberships.dtype
-    width = min(n, n_components + 3)
-    block = jax.random.normal(key, (n, width), dtype)
-    if guess is not None:
-        take = min(width, guess.shape[1])
-        guess = guess - jnp.mean(guess, axis=0, keepdims=True)
-        size = jnp.sqrt(jnp.mean(guess * guess)) + jnp.finfo(dtype).tiny
-        block = block.at[:, :take].set(guess[:, :take] / size + 1e-3 * block[:, :take])
-    degrees = fuzzy_set.degrees
-    root = jnp.sqrt(degrees)
-    inverse = jnp.where(degrees > 0, 1 / jnp.where(degrees > 0, root, 1), 0)
-    trivial = root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny)
-    rows = reverse_rows(fuzzy_set)
-
-    def adjacency(x):
-        y = x * inverse[:, None]
-        own = jnp.where(fuzzy_set.indices >= 0, fuzzy_set.indices, 0)
-
-        def add(total, column):
-            j, mu = column
-            return total + mu[:, None] * y[j], None
-
-        out, _ = lax.scan(add, jnp.zeros_like(y), (own.T, fuzzy_set.memberships.T))
-        back = fuzzy_set.reverse_memberships[:, None] * y[jnp.maximum(fuzzy_set.reverse_indices, 0)]
-        out = out + jax.ops.segment_sum(back, rows, n + 1, indices_are_sorted=True)[:n]
-        return out * inverse[:, None]
-
-    def project(x):
-        return x - trivial[:, None] * (trivial @ x)[None, :]
-
-    # The filter maps [-1, cut] of the adjacency's spectrum into [-1, 1] and grows beyond it.
-    cut = 0.6
-    middle, half = (cut - 1) / 2, (cut + 1) / 2
-
-    def filtered(x):
-        def term(_, pair):
-            before, now = pair
-            return now, 2 * (adjacency(now) - middle * now) / half - before
-
-        first = (adjacency(x) - middle * x) / half
-        return lax.fori_loop(1, degree, term, (x, first))[1]
-
-    def one_round(_, x):
-        return jnp.linalg.qr(project(filtered(x)))[0]
-
-    basis = lax.fori_loop(0, rounds, one_round, jnp.linalg.qr(project(block))[0])
-    values, vectors = jnp.linalg.eigh(basis.T @ adjacency(basis))
-    order = jnp.argsort(-values)[:n_components]
-    start = basis @ vectors[:, order]
-    return jnp.pad(start, ((0, 0), (0, n_components - start.shape[1])))
 
 
 class _Layout(eqx.Module):
@@ -360,7 +245,8 @@ def _run(layout: _Layout, state, first, key: Key, *, options: EmbeddingOptions, 
     def epoch(state, t):
         z, velocity = state
         left = jnp.maximum(1 - t / total, 0).astype(z.dtype)
-        rate, momentum = _LEARNING_RATE * left, _MOMENTUM * left
+        # Quadratic in the rate: a long quiet end averages the noise of the repulsion away.
+        rate, momentum = _LEARNING_RATE * left * left, _MOMENTUM * left
         force, stiffness = _attraction(layout, z, a, b)
         push = _repulsion(z, a, b, jax.random.fold_in(key, t))
         push = push * (options.repulsion * _NEGATIVES * layout.degrees)[None, :]

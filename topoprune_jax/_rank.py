@@ -11,18 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._embedding import (
-    EmbeddingOptions,
-    check_options,
-    embed,
-    principal_components,
-    spectral_start,
-)
+from ._embedding import EmbeddingOptions, check_options, embed
 from ._fuzzy import fuzzy_simplicial_set
 from ._graph import nearest_neighbors
 from ._results import RESULTS
 from ._score import structural_complexity
 from ._select import DEFAULT_BETA, Selection, select
+from ._spectral import principal_components, spectral_start
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
 
@@ -132,7 +127,7 @@ def rank(
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
     checks.check_count(patch_size, name="patch_size", low=2)
     checks.check_number(beta, name="beta", low=0)
-    check_options(embedding)
+    check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
     start_key, embed_key, strata_key = jax.random.split(key, 3)
 

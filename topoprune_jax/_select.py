@@ -90,11 +90,12 @@ def select(
 
     ```
     """
-    if not isinstance(fuzzy_set, FuzzySimplicialSet):
-        raise TypeError(
-            f"`fuzzy_set` must be a FuzzySimplicialSet; got {type(fuzzy_set).__name__}. "
-            "Make one with `fuzzy_simplicial_set(graph)`."
-        )
+    checks.check_instance(
+        fuzzy_set,
+        FuzzySimplicialSet,
+        name="fuzzy_set",
+        hint="Make one with `fuzzy_simplicial_set(graph)`.",
+    )
     n = fuzzy_set.n_points
     values = checks.check_vector(scores, n, name="scores")
     n_kept = kept_count(n, checks.check_ratio(ratio))

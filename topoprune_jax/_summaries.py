@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ._checks import check_instance
 from ._persistence import Diagram
 from ._types import Array
 
@@ -43,11 +44,7 @@ def total_persistence(
         >>> float(total_persistence(vietoris_rips(line, dims=(0,)), power=2.0))
         5.0
     """
-    if not isinstance(diagram, Diagram):
-        raise TypeError(
-            f"`diagram` must be a Diagram; got {type(diagram).__name__}. "
-            "Make one with `vietoris_rips(points)`."
-        )
+    check_instance(diagram, Diagram, name="diagram", hint="Make one with `vietoris_rips(points)`.")
     power = _check_power(power)
     lifetimes = diagram.lifetimes
     chosen = jnp.asarray(_slots(diagram, dims))

@@ -1,0 +1,64 @@
+"""The Laplacian eigenmap and the principal components: against dense eigensolvers, and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax as tp
+
+
+def normalized_adjacency(fuzzy_set):
+    i, j, mu = fuzzy_set.edges()
+    n = fuzzy_set.n_points
+    matrix = np.zeros((n, n))
+    matrix[i, j] = matrix[j, i] = mu
+    degrees = matrix.sum(axis=1)
+    return matrix / np.sqrt(degrees[:, None] * degrees[None, :]), degrees
+
+
+@pytest.mark.parametrize("time", [0.0, 3.0])
+def test_is_the_dense_eigenmap(rng, time):
+    points = rng.normal(size=(250, 3)) * [4, 2, 1]  # eigenvalues well apart
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    matrix, degrees = normalized_adjacency(fuzzy_set)
+    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = values[::-1][1:4], vectors[:, ::-1][:, 1:4]
+    expected = vectors * values**time * np.sqrt(degrees.sum() / degrees)[:, None]
+    ours = np.asarray(tp.spectral_embedding(fuzzy_set, 3, diffusion_time=time))
+    for column in range(3):
+        sign = np.sign(np.sum(ours[:, column] * expected[:, column]))
+        np.testing.assert_allclose(ours[:, column], sign * expected[:, column], atol=5e-3)
+
+
+def test_tells_components_apart(rng):
+    points = np.concatenate([rng.normal(size=(30, 2)), 100 + rng.normal(size=(30, 2))])
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=5))
+    z = np.asarray(tp.spectral_embedding(fuzzy_set, 1))[:, 0]
+    assert np.ptp(z[:30]) < 1e-3
+    assert np.ptp(z[30:]) < 1e-3
+    assert abs(z[0] - z[-1]) > 1
+
+
+def test_same_bits_every_time_and_under_jit(rng):
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(80, 4))))
+    one, two = (tp.spectral_embedding(fuzzy_set, 4) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    jitted = jax.jit(lambda f: tp.spectral_embedding(f, 4))(fuzzy_set)
+    np.testing.assert_allclose(jitted, one, atol=1e-3)
+
+
+def test_degenerate_graphs_are_finite():
+    empty = tp.NeighborGraph(jnp.full((5, 2), -1), jnp.full((5, 2), jnp.inf))
+    equal = tp.knn_graph(np.ones((20, 2)), n_neighbors=3)
+    for graph in (empty, equal):
+        z = tp.spectral_embedding(tp.fuzzy_simplicial_set(graph), 2)
+        assert bool(jnp.isfinite(z).all())
+
+
+def test_rejects_bad_arguments(rng):
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(20, 2)), n_neighbors=3))
+    with pytest.raises(ValueError, match=r"`n_components` must be between 1 and 19; got .*=20"):
+        tp.spectral_embedding(fuzzy_set, 20)
+    with pytest.raises(ValueError, match="`diffusion_time` must be at least 0"):
+        tp.spectral_embedding(fuzzy_set, 2, diffusion_time=-1.0)

@@ -1,0 +1,98 @@
+"""New points on an old embedding: quality against umap-learn, independence, derivatives, limits."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from sklearn.neighbors import KNeighborsClassifier
+
+import topoprune_jax as tp
+
+
+@pytest.fixture(scope="module")
+def halves(digits):
+    order = np.random.default_rng(0).permutation(len(digits[0]))
+    return order[:1200], order[1200:]
+
+
+@pytest.fixture(scope="module")
+def state(digits, halves):
+    points = digits[0][halves[0]]
+    z = tp.embed(tp.fuzzy_simplicial_set(tp.knn_graph(points)), key=jax.random.key(0))
+    return tp.ManifoldState(points, z)
+
+
+def test_new_points_fall_among_their_kind(digits, halves, state):
+    """kNN accuracy of unseen digits is that of umap-learn's transform, to a point."""
+    points, labels = digits
+    old, new = halves
+
+    def accuracy(z_old, z_new):
+        classifier = KNeighborsClassifier(5).fit(z_old, labels[old])
+        return classifier.score(z_new, labels[new])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import umap
+
+        theirs = umap.UMAP(n_neighbors=16, random_state=0).fit(points[old])
+        reference = accuracy(theirs.embedding_, theirs.transform(points[new]))
+    ours = accuracy(np.asarray(state.embedding), np.asarray(tp.transform(state, points[new])))
+    assert ours > 0.95
+    assert ours > reference - 0.015
+
+
+def test_a_place_does_not_depend_on_the_batch(digits, halves, state):
+    new = digits[0][halves[1]][:200]
+    whole = np.asarray(tp.transform(state, new))
+    np.testing.assert_array_equal(whole[::-1], tp.transform(state, new[::-1]))
+    for i in (0, 7, 150):
+        np.testing.assert_array_equal(whole[i : i + 1], tp.transform(state, new[i : i + 1]))
+
+
+def test_embedded_points_come_back_near_their_place(digits, halves, state):
+    again = np.asarray(tp.transform(state, digits[0][halves[0]]))
+    moved = np.linalg.norm(again - np.asarray(state.embedding), axis=1)
+    assert np.median(moved) < 0.05 * np.ptp(state.embedding, axis=0).max()
+
+
+def test_derivatives(rng, x64):
+    points, z = rng.normal(size=(60, 5)), rng.normal(size=(60, 2))
+    state = tp.ManifoldState(points, z, n_neighbors=6)
+    new = jnp.asarray(rng.normal(size=(3, 5)))
+    check_grads(lambda x: tp.transform(state, x), (new,), order=1, modes=["fwd", "rev"], eps=1e-6)
+
+
+def test_memberships_solve_their_equation(rng):
+    from topoprune_jax import _transform
+
+    distances = jnp.asarray(np.sort(rng.uniform(0.1, 5, size=15)), jnp.float32)
+    mu = np.asarray(_transform._memberships(distances))
+    np.testing.assert_allclose(mu.sum(), np.log2(16), rtol=1e-4)
+    assert (np.diff(mu) <= 0).all()
+
+
+def test_degenerate_points_are_finite(rng):
+    same = tp.ManifoldState(np.ones((20, 3)), rng.normal(size=(20, 2)), n_neighbors=5)
+    for new in (np.ones((2, 3)), np.full((2, 3), 1e6)):
+        assert bool(jnp.isfinite(tp.transform(same, new)).all())
+
+
+def test_under_jit_and_vmap(rng, state, digits):
+    new = jnp.asarray(digits[0][:6])
+    plain = tp.transform(state, new)
+    np.testing.assert_allclose(jax.jit(tp.transform)(state, new), plain, atol=1e-4)
+    batch = jax.vmap(lambda x: tp.transform(state, x[None])[0])(new)
+    np.testing.assert_allclose(batch, plain, atol=1e-3)
+
+
+def test_rejects_bad_arguments(state, rng):
+    with pytest.raises(ValueError, match="`new_points` must have 64 columns"):
+        tp.transform(state, np.zeros((3, 5)))
+    with pytest.raises(ValueError, match="must have a row for each of the 10 points"):
+        tp.ManifoldState(rng.normal(size=(10, 3)), rng.normal(size=(9, 2)))
+    with pytest.raises(ValueError, match="`n_neighbors` must be between 2 and 10"):
+        tp.ManifoldState(rng.normal(size=(10, 3)), rng.normal(size=(10, 2)))
