@@ -1,0 +1,246 @@
+"""Writes the tables of benchmarks/README.md from results/manifold.json; `--check` only compares.
+
+python benchmarks/manifold_table.py
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OURS = "topoprune_jax"
+SEEDED = "umap-learn, seeded"
+PARALLEL = "umap-learn, all threads"
+BESIDE = ("agreement",)  # in a record next to the contenders
+
+# (must reach, try for)
+BAR = {
+    "end to end, 2-d": (7, 12),
+    "end to end, 2-d, 50k": (6, 10),
+    "end to end, 8-d": (4, 7),
+    "first call, no cache": (4, 6),
+    "first call, cache": (12, 20),
+    "optimizer": (8, 20),
+    "fuzzy set": (1, 2),
+    "kNN, 20k x 64": (2, 2.5),
+    "kNN, 50k x 512": (1, 1.5),
+}
+RECALL = 0.985
+TRUST = -0.002
+
+
+def table(header, rows):
+    if not rows:
+        return ""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def contenders(entry, start=""):
+    return {n: e for n, e in entry.items() if n not in BESIDE and n.startswith(start)}
+
+
+def fastest(entry, start):
+    several = contenders(entry, start)
+    return min(several, key=lambda name: several[name]["median"]["wall"])
+
+
+def verdict(value, bar):
+    must, aim = bar
+    return "yes, both" if value >= aim else "yes" if value >= must else "**no**"
+
+
+def speed_row(measure, name, entry, bar, peer="umap-learn"):
+    other = fastest(entry, peer)
+    mine, theirs = entry[OURS]["median"], entry[other]["median"]
+    wall, cpu = (theirs[clock] / mine[clock] for clock in ("wall", "cpu"))
+    return [
+        measure,
+        name,
+        seconds(mine["wall"]),
+        seconds(theirs["wall"]),
+        other,
+        f"{wall:.1f}",
+        f"{cpu:.1f}",
+        f"{bar[0]:g} / {bar[1]:g}" if bar else "",
+        verdict(wall, bar) if bar else "",
+    ]
+
+
+def speed(sets):
+    rows = []
+    for name, record in sets.items():
+        for c, entry in record.get("end to end", {}).items():
+            kind = f"end to end, {c}-d"
+            bar = BAR[f"{kind}, 50k" if c == "2" and record["n"] > 20_000 else kind]
+            rows.append(speed_row(kind, name, entry, bar))
+    for name, record in sets.items():
+        for kind, entry in record.get("first call", {}).items():
+            rows.append(speed_row(f"first call, {kind}", name, entry, BAR[f"first call, {kind}"]))
+    for stage, bar in (("optimizer", BAR["optimizer"]), ("start and optimizer", None)):
+        for name, record in sets.items():
+            for c, entry in record.get(stage, {}).items():
+                rows.append(speed_row(f"{stage}, {c}-d", name, entry, bar))
+    for name, record in sets.items():
+        if "fuzzy" in record:
+            rows.append(speed_row("fuzzy set", name, record["fuzzy"], BAR["fuzzy set"]))
+    header = ["warm unless it says first", "set", "ours, s", "theirs, s", "they", "ratio, wall"]
+    return table([*header, "ratio, CPU", "must / try", "met"], rows)
+
+
+def knn(sets):
+    rows = []
+    for name, record in sets.items():
+        size = f"{record['n'] // 1000}k x {record['d']}"
+        bar = BAR.get(f"kNN, {size}")
+        entry = record["knn"]
+        for other, found in contenders(entry).items():
+            ratio = found["ratio_of_medians"]
+            judged = bar if other.startswith("pynndescent") else None
+            met = ""
+            if judged:
+                right = entry[OURS]["recall"] >= RECALL
+                met = verdict(ratio["wall"], judged) if right else "**no** (recall)"
+            rows.append(
+                [
+                    name,
+                    f"{record['n']} x {record['d']}",
+                    other,
+                    seconds(found["median"]["wall"]),
+                    seconds(found["median"]["cpu"]),
+                    f"{found['recall']:.4f}",
+                    f"{ratio['wall']:.2f}",
+                    f"{ratio['cpu']:.2f}",
+                    f"{judged[0]:g} / {judged[1]:g}" if judged else "",
+                    met,
+                ]
+            )
+    header = ["set", "size", "neighbor graph by", "wall s", "CPU s", "recall"]
+    return table([*header, "wall / ours", "CPU / ours", "must / try", "met"], rows)
+
+
+def quality(sets):
+    rows = []
+    for name, record in sets.items():
+        for stage in ("end to end", "optimizer"):
+            for c, entry in record.get(stage, {}).items():
+                rows += quality_rows(f"{stage}, {c}-d", name, entry)
+    header = ["", "set", "by", "trustworthiness", "kNN kept", "kNN accuracy", "steadiness"]
+    return table([*header, "trust >= -.002", "steadier"], rows)
+
+
+def quality_rows(what, name, entry):
+    """Ours is held against the better of umap-learn's, number by number."""
+    found = {n: e["quality"] for n, e in contenders(entry).items()}
+    peers = [q for n, q in found.items() if n != OURS]
+    rows = []
+    for other, q in found.items():
+        trust, steady = q["mean"]["trustworthiness"], steadiness(q)
+        met = ["", ""]
+        if other == OURS:
+            gap = trust - max(p["mean"]["trustworthiness"] for p in peers)
+            met[0] = f"{gap:+.4f} " + ("yes" if gap >= TRUST else "**no**")
+            gap = steady - max(steadiness(p) for p in peers)
+            met[1] = f"{gap:+.3f} " + ("yes" if gap > 0 else "**no**")
+        rows.append(
+            [
+                what,
+                name,
+                other,
+                f"{trust:.4f}",
+                f"{q['mean']['knn_preservation']:.4f}",
+                f"{q['mean']['knn_accuracy']:.4f}" if "knn_accuracy" in q["mean"] else "",
+                f"{steady:.3f}",
+                *met,
+            ]
+        )
+    return rows
+
+
+def steadiness(quality):
+    return quality["steadiness"]["mean"]
+
+
+def shapes(sets):
+    rows = []
+    for name, record in sets.items():
+        for shape, known in record.get("shapes", {}).items():
+            for c, entry in record["end to end"].items():
+                for other, found in contenders(entry).items():
+                    rows.append(
+                        [
+                            f"{name}, {shape}",
+                            f"{c}-d",
+                            other,
+                            f"{found['quality']['mean']['h1_bottleneck'][shape]:.4f}",
+                            f"{known['another_cover']:.4f}",
+                            ", ".join(f"{bar:.3f}" for bar in known["longest_bars"][:3]),
+                        ]
+                    )
+    header = ["shape", "", "by", "bottleneck distance of H1", "of another cover of the shape"]
+    return table([*header, "its longest bars"], rows)
+
+
+def fuzzy(sets):
+    rows = [
+        [
+            name,
+            "yes" if record["fuzzy"]["agreement"]["same_edges"] else "**no**",
+            difference(record["fuzzy"]["agreement"]["largest_difference"]),
+        ]
+        for name, record in sets.items()
+        if "fuzzy" in record
+    ]
+    return table(["set", "the edges are umap-learn's", "largest difference of memberships"], rows)
+
+
+def difference(value):
+    return "" if value is None else f"{value:.1e}"
+
+
+def seconds(value):
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def tables(sets):
+    commits = {record["commit"] or "an installed copy" for record in sets.values()}
+    made = sorted(re.sub(r"^([0-9a-f]{12})[0-9a-f]{28}", r"\1", commit) for commit in commits)
+    machine = next(iter(sets.values()))["machine"]
+    parts = {
+        "": f"Measured at {', '.join(made)} on {machine['cores']} cores of {machine['processor']}.",
+        "### Speed": speed(sets),
+        "### Neighbor graph": knn(sets),
+        "### Fuzzy set": fuzzy(sets),
+        "### Quality": quality(sets),
+        "### Shapes of known topology": shapes(sets),
+    }
+    return "\n\n".join(f"{head}\n\n{text}".strip() for head, text in parts.items() if text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--show", metavar="JSON", help="only print the tables of another file")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(tables(json.loads(Path(arguments.show).read_text())["sets"]))
+        return
+    sets = json.loads((HERE / "results" / "manifold.json").read_text())["sets"]
+    if quick := [name for name, record in sets.items() if record["quick"]]:
+        sys.exit(f"No table from quick runs: {', '.join(quick)}.")
+    path = HERE / "README.md"
+    old = path.read_text()
+    pattern = r"(<!-- manifold -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, old, re.S):
+        sys.exit("benchmarks/README.md has no place for the table 'manifold'.")
+    text = tables(sets)
+    new = re.sub(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.S)
+    if arguments.check:
+        sys.exit("benchmarks/README.md is not what the results say." if new != old else 0)
+    path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
