@@ -142,7 +142,7 @@ def test_identical_samples_are_named():
     answer = tp.rank(np.full((30, 4), 2.0), 0.5)
     assert bool(answer.result == tp.RESULTS.all_identical)
     assert "All samples have the same features" in tp.RESULTS[answer.result]
-    assert answer.scores.tolist() == [0] * 30 or bool(jnp.isfinite(answer.scores).all())
+    assert bool(jnp.isfinite(answer.scores).all())
 
 
 def test_more_components(digits):

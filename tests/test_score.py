@@ -122,3 +122,22 @@ def test_rejects_bad_options(rng):
         tp.structural_complexity(points, method="entropy")
     with pytest.raises(ValueError, match="`n_steps` must be at least 1"):
         tp.structural_complexity(points, n_steps=0, method="displacement")
+
+
+@pytest.mark.parametrize("method", ["total_persistence", "displacement"])
+@pytest.mark.parametrize("scale", [2.0**90, 2.0**-90])
+def test_extreme_scales(rng, method, scale):
+    points = rng.normal(size=(60, 2)).astype(np.float32)
+    plain = tp.structural_complexity(points, patch_size=8, method=method)
+    scaled = tp.structural_complexity(points * np.float32(scale), patch_size=8, method=method)
+    np.testing.assert_allclose(np.asarray(scaled) / scale, plain, rtol=1e-4)
+
+
+def test_traced_labels_are_checked(rng):
+    points = rng.normal(size=(60, 2)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(60,\)"):
+        jax.jit(lambda y: tp.structural_complexity(points, labels=y))(jnp.zeros(59, jnp.int32))
+    labels = jnp.asarray(rng.integers(-1, 3, size=60))
+    jitted = jax.jit(lambda y: tp.structural_complexity(points, labels=y, patch_size=8))(labels)
+    eager = tp.structural_complexity(points, labels=labels, patch_size=8)
+    np.testing.assert_allclose(jitted, eager, rtol=1e-5)

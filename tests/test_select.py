@@ -171,3 +171,45 @@ def test_kmeans_strata_find_separate_groups(rng):
     same = np.asarray(tp.kmeans_strata(jnp.ones((30, 2)), 5, key=jax.random.key(0)))
     assert same.min() >= 0
     assert same.max() < 5
+
+
+def test_order_ends_and_is_a_permutation_even_with_nan(rng):
+    """Weights that are NaN inside `jit`, where no check can see them, must not hang the loop."""
+    points = rng.normal(size=(100, 3)).astype(np.float32)
+    points[7, 1] = np.nan
+    order = jax.jit(
+        lambda x: (
+            tp.select(
+                tp.fuzzy_simplicial_set(tp.knn_graph(x, n_neighbors=5)), jnp.zeros(100), 0.5
+            ).order
+        )
+    )(points)
+    np.testing.assert_array_equal(np.sort(order), np.arange(100))
+    with pytest.raises(ValueError, match="`beta` must be at least 0; got beta=1e"):
+        tp.rank(np.nan_to_num(points), 0.5, beta=1e39)
+
+
+def test_only_the_ranks_of_scores_count(fuzzy_set):
+    scores = np.arange(300)[::-1]
+    plain = tp.select(fuzzy_set, scores, 0.5)
+    for same in (scores * 1e200, 1e9 + scores, scores - 2**52):
+        np.testing.assert_array_equal(tp.select(fuzzy_set, same, 0.5).order, plain.order)
+
+
+def test_float64_under_strict_promotion(rng, x64):
+    points = rng.normal(size=(120, 3))
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=5))
+    for dtype in (np.float32, np.float64):
+        selection = tp.select(fuzzy_set, rng.normal(size=120).astype(dtype), 0.5)
+        np.testing.assert_array_equal(np.sort(selection.order), np.arange(120))
+    assert tp.rank(points, 0.5).kept.shape == (60,)
+    start = rng.normal(size=(120, 2)).astype(np.float32)
+    assert tp.embed(fuzzy_set, start=start, key=jax.random.key(0)).dtype == jnp.float64
+
+
+def test_many_small_classes_come_first(rng):
+    """One place each for 100 classes of two; the large class has the rest."""
+    codes = np.concatenate([np.zeros(800, int), 1 + np.repeat(np.arange(100), 2)])
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(1000, 4)), n_neighbors=5))
+    kept = np.asarray(tp.select(fuzzy_set, rng.normal(size=1000), 0.8, labels=codes).kept)
+    assert np.bincount(codes[kept]).tolist() == [100] + [1] * 100

@@ -146,6 +146,15 @@ def check_vector(values: ArrayInput, n: int, *, name: str) -> Array:
     return jnp.asarray(array, dtype=float_dtype(array.dtype))
 
 
+def check_ranks(values: ArrayInput, n: int, *, name: str) -> Array:
+    """`check_vector` for values of which only the order counts: no range is too large for it."""
+    array = check_vector(values, n, name=name)
+    if is_traced(values):
+        return array
+    _, ranks = np.unique(np.asarray(values), return_inverse=True)
+    return jnp.asarray(ranks.astype(np.float32))
+
+
 def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
     """Class codes 0 .. n_classes-1 as int32, numbered in the order of the sorted labels.
 
@@ -153,7 +162,19 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
     Integer labels that JAX is tracing are returned as they are.
     """
     if is_traced(labels):
-        return jnp.asarray(labels, dtype=jnp.int32)
+        if labels.shape != (n,):
+            raise ValueError(
+                f"`{name}` must have shape ({n},), one label a sample; got shape {labels.shape}. "
+                f"Pass one label for every one of the {n} samples, or leave `{name}` out."
+            )
+        if not (jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == jnp.bool_):
+            raise TypeError(
+                f"`{name}` must be integers while JAX traces; got dtype {labels.dtype}. "
+                "Convert them to integers outside."
+            )
+        # Codes below 0 would be taken for padding; equal labels stay equal.
+        codes = labels.astype(jnp.int32)
+        return codes - jnp.min(codes)
     if isinstance(labels, np.ma.MaskedArray):
         raise TypeError(
             f"`{name}` is a masked array; got {np.ma.count_masked(labels)} masked entries. "
@@ -243,7 +264,9 @@ def check_number(
     """`value` as a finite float in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"`{name}` must be a number; got {value!r}. {hint}".rstrip())
-    if not low <= value <= high or not np.isfinite(value):
+    with np.errstate(over="ignore"):
+        fits = bool(np.isfinite(np.float32(value)))  # JAX would make infinity of it
+    if not low <= value <= high or not fits:
         bounds = f"at least {low:g}" if high == np.inf else f"between {low:g} and {high:g}"
         raise ValueError(f"`{name}` must be {bounds}; got {name}={value:g}. {hint}".rstrip())
     return float(value)

@@ -141,14 +141,14 @@ def starting_points(
     fuzzy_set: FuzzySimplicialSet, options: EmbeddingOptions, start: ArrayInput | None, key: Key
 ) -> Float[Array, "n c"]:
     """The given start, checked, or the one that the options ask for."""
-    n, c = fuzzy_set.n_points, options.n_components
+    n, c = fuzzy_set.n_points, int(options.n_components)
     if start is not None:
         initial = checks.check_points(start, name="start")
         if initial.shape != (n, c):
             raise ValueError(
                 f"`start` must have shape ({n}, {c}), a row for every point; got {initial.shape}."
             )
-        return initial
+        return initial.astype(fuzzy_set.memberships.dtype)
     if options.start == "spectral":
         return spectral_start(fuzzy_set, c, key=key)
     return jax.random.uniform(key, (n, c), fuzzy_set.memberships.dtype)

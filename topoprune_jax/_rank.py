@@ -135,7 +135,7 @@ def rank(
     k = max(1, min(k, n - 1))
     graph = nearest_neighbors(points, k, progress=progress)
     fuzzy_set = _step("fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
-    c = embedding.n_components
+    c = int(embedding.n_components)
     start = _step("start", progress, lambda: _start(points, fuzzy_set, c, start_key))
     z = embed(fuzzy_set, embedding, start=start, progress=progress, key=embed_key)
     scores = structural_complexity(z, labels=codes, patch_size=patch_size, progress=progress)

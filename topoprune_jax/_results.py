@@ -21,6 +21,6 @@ class RESULTS(eqx.Enumeration):
     )
     host_failed = "gudhi failed on this point cloud, so its diagram is NaN."
     all_identical = (
-        "All samples have the same features, so nothing tells them apart: "
-        "any other choice would be as good. Check that the right array was passed."
+        "All samples have the same features (up to a factor, unless `normalize=False`), so nothing "
+        "tells them apart: any other choice would be as good."
     )

@@ -10,13 +10,13 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._distance import norm
+from ._distance import norm, rescale
 from ._graph import nearest_neighbors
 from ._persistence import vietoris_rips
 from ._summaries import total_persistence
 from ._types import Array, ArrayInput, Progress
 
-_BATCH = 256  # patches of one host call: half a megabyte of distances at 64 points
+_BATCH = 256  # patches of one host call, fewer where their distances would take more than 16 MiB
 _PATCHES_PER_CALL = 16384
 
 
@@ -142,12 +142,15 @@ def _score_patches(
         return total_persistence(vietoris_rips(patch, dims=dims), power=exponent)
 
     def displacement(patch: Float[Array, "m c"]) -> Any:
+        # The flow is linear in the scale of the patch, whose squares might overflow.
+        patch, scale = rescale(patch)
         pull = jax.grad(lambda z: persistence(z, 2.0))
         moved = lax.fori_loop(0, n_steps, lambda _, z: z - step_size * pull(z), patch)
-        return jnp.sum(norm(moved - patch))
+        return jnp.sum(norm(moved - patch)) * scale
 
     def score(indices: Int[Array, " m"]) -> Any:
         patch = points[indices]
         return persistence(patch, power) if method == "total_persistence" else displacement(patch)
 
-    return lax.map(score, patches, batch_size=min(_BATCH, patches.shape[0]))
+    batch = max(1, min(_BATCH, patches.shape[0], (1 << 22) // patches.shape[1] ** 2))
+    return lax.map(score, patches, batch_size=batch)

@@ -58,8 +58,9 @@ def select(
 
     With labels, the coverage is per class: edges between classes do not count, and the classes'
     own greedy orders are interleaved in proportion to their sizes (pick t of a class of size
-    n_c comes at (t + 1/2) / n_c, the first at 0). So a class keeps its share of the samples to
-    within one, and no class is lost as long as there are as many places as classes.
+    n_c comes at (t + 1/2) / n_c, the first at 0). So no class is lost as long as there are as many
+    places as classes, and apart from these first places, which many small classes take from the
+    large ones, every class keeps its share of the samples.
 
     **Arguments:**
 
@@ -97,13 +98,14 @@ def select(
         hint="Make one with `fuzzy_simplicial_set(graph)`.",
     )
     n = fuzzy_set.n_points
-    values = checks.check_vector(scores, n, name="scores")
+    values = checks.check_ranks(scores, n, name="scores")
     n_kept = kept_count(n, checks.check_ratio(ratio))
     beta = checks.check_number(beta, name="beta", low=0)
     zeros = jnp.zeros(n, jnp.int32)
     codes = zeros if labels is None else checks.check_labels(labels, n)
     groups = codes if strata is None else checks.check_labels(strata, n, name="strata")
-    weights = jnp.exp(-beta * group_rank(values, groups))
+    dtype = fuzzy_set.memberships.dtype
+    weights = jnp.exp(-beta * group_rank(values, groups).astype(dtype))
     coverage = greedy_coverage(fuzzy_set, weights, codes, progress=progress)
     order = _interleave(coverage, codes)
     return Selection(order, order[:n_kept], order[n_kept:], weights)
@@ -217,6 +219,7 @@ def _start(edges: _Edges, weights: Float[Array, " n"]) -> _Greedy:
     reverse = edges.reverse_memberships * weights[edges.reverse_indices]
     reverse = jax.ops.segment_sum(reverse, edges.reverse_rows, n, indices_are_sorted=True)
     bound = (weights + own + reverse) * 1.0001
+    bound = jnp.where(jnp.isnan(bound), 0, bound)
     bound = jnp.pad(bound, (0, blocks * width - n), constant_values=-jnp.inf)
     bound = bound.reshape(blocks, width)
     return _Greedy(
@@ -239,17 +242,20 @@ def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: i
     # Every update is a masked write in place: a `cond` would copy the whole state each time.
     def evaluate(state: _Greedy) -> _Greedy:
         _, blocks = lax.top_k(state.best, n_leaders)
-        places = jnp.argmax(state.bound[blocks], axis=1)
-        leaders = (blocks * width + places).astype(jnp.int32)
+        blocks = blocks.astype(jnp.int32)
+        places = jnp.argmax(state.bound[blocks], axis=1).astype(jnp.int32)
+        leaders = blocks * width + places
         gains = jax.vmap(lambda i: _gain(edges, weights, state.covered, i))(
             jnp.minimum(leaders, n - 1)
         )
+        # A gain that is NaN (weights or memberships were) must not stop the loop from ending.
+        gains = jnp.where(jnp.isnan(gains), 0, gains)
         gains = jnp.where(state.best[blocks] > -jnp.inf, gains, -jnp.inf)
         bound = state.bound.at[blocks, places].set(gains)
         best = state.best.at[blocks].set(jnp.max(bound[blocks], axis=1))
-        block = jnp.argmax(best)
-        place = jnp.argmax(bound[block])
-        i = (block * width + place).astype(jnp.int32)
+        block = jnp.argmax(best).astype(jnp.int32)
+        place = jnp.argmax(bound[block]).astype(jnp.int32)
+        i = block * width + place
         leads = jnp.any(leaders == i)
         bound = bound.at[block, place].set(jnp.where(leads, -jnp.inf, bound[block, place]))
         return _Greedy(

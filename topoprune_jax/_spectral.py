@@ -1,6 +1,7 @@
 """Linear views of the data: principal components, and low eigenvectors of the graph's Laplacian."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,17 +10,15 @@ from jax import lax
 from jaxtyping import Float
 
 from . import _checks as checks
+from ._distance import rescale
 from ._fuzzy import FuzzySimplicialSet, reverse_rows
-from ._types import Array, Key
+from ._types import Array, ArrayInput, Key
 
 _ROUNDS = 60  # of the filter for `spectral_embedding`: converged on every set that was tried
 _DEGREE = 12
 
 
-@partial(jax.jit, static_argnames="n_components")
-def principal_components(
-    points: Float[Array, "n d"], n_components: int, *, key: Key
-) -> Float[Array, "n c"]:
+def principal_components(points: ArrayInput, n_components: int, *, key: Key) -> Float[Array, "n c"]:
     """Coordinates along the leading principal axes, by subspace iteration in O(n d c).
 
     **Arguments:** `points` (n, d); `n_components` c; `key` of the random start.
@@ -37,8 +36,17 @@ def principal_components(
 
     ```
     """
+    array = checks.check_points(points)
+    c = checks.check_count(n_components, name="n_components", low=1)
+    checks.check_key(key)
+    return _principal_components(array, c, key=key)
+
+
+@partial(jax.jit, static_argnames="n_components")
+def _principal_components(points, n_components, *, key):
     d = points.shape[1]
     width = min(d, n_components + 6)
+    points, scale = rescale(points)
     centered = points - jnp.mean(points, axis=0, keepdims=True)
 
     def power(_, axes):
@@ -49,16 +57,15 @@ def principal_components(
     scores = centered @ axes
     values, vectors = jnp.linalg.eigh(scores.T @ scores)
     order = jnp.argsort(-values)[:n_components]
-    result = scores @ vectors[:, order]
+    result = (scores @ vectors[:, order]) * scale
     return jnp.pad(result, ((0, 0), (0, n_components - result.shape[1])))
 
 
-@eqx.filter_jit
 def spectral_start(
     fuzzy_set: FuzzySimplicialSet,
     n_components: int,
     *,
-    guess: Float[Array, "n c"] | None = None,
+    guess: ArrayInput | None = None,
     rounds: int = 4,
     degree: int = 8,
     key: Key,
@@ -87,11 +94,23 @@ def spectral_start(
 
     ```
     """
-    return low_eigenvectors(
-        fuzzy_set, n_components, guess=guess, rounds=rounds, degree=degree, key=key
-    )[0]
+    check_fuzzy_set(fuzzy_set)
+    c = checks.check_count(n_components, name="n_components", low=1)
+    rounds = checks.check_count(rounds, name="rounds", low=1)
+    degree = checks.check_count(degree, name="degree", low=1)
+    checks.check_key(key)
+    if guess is not None:
+        n = fuzzy_set.n_points
+        guess = checks.check_points(guess, name="guess").astype(fuzzy_set.memberships.dtype)
+        if guess.shape[0] != n:
+            raise ValueError(
+                f"`guess` must have {n} rows, one for every point; got shape {guess.shape}. "
+                "Leave it out to start from random vectors."
+            )
+    return low_eigenvectors(fuzzy_set, c, guess=guess, rounds=rounds, degree=degree, key=key)[0]
 
 
+@eqx.filter_jit
 def low_eigenvectors(
     fuzzy_set: FuzzySimplicialSet,
     n_components: int,
@@ -156,6 +175,16 @@ def low_eigenvectors(
     return jnp.pad(start, ((0, 0), (0, missing))), jnp.pad(values[order], (0, missing))
 
 
+def check_fuzzy_set(fuzzy_set: Any) -> None:
+    """Raises unless it is a `FuzzySimplicialSet`."""
+    checks.check_instance(
+        fuzzy_set,
+        FuzzySimplicialSet,
+        name="fuzzy_set",
+        hint="Make one with `fuzzy_simplicial_set(graph)`.",
+    )
+
+
 def spectral_embedding(
     fuzzy_set: FuzzySimplicialSet, n_components: int = 2, *, diffusion_time: float = 0.0
 ) -> Float[Array, "n c"]:
@@ -196,12 +225,7 @@ def spectral_embedding(
 
     ```
     """
-    checks.check_instance(
-        fuzzy_set,
-        FuzzySimplicialSet,
-        name="fuzzy_set",
-        hint="Make one with `fuzzy_simplicial_set(graph)`.",
-    )
+    check_fuzzy_set(fuzzy_set)
     n = fuzzy_set.n_points
     c = checks.check_count(
         n_components,

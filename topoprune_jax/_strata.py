@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
-from ._types import Array, Key
+from . import _checks as checks
+from ._distance import rescale
+from ._types import Array, ArrayInput, Key
 
 _LLOYD_STEPS = 25
 
 
-@partial(jax.jit, static_argnames="n_strata")
-def kmeans_strata(embedding: Float[Array, "n c"], n_strata: int, *, key: Key) -> Int[Array, " n"]:
+def kmeans_strata(embedding: ArrayInput, n_strata: int, *, key: Key) -> Int[Array, " n"]:
     """k-means clusters: k-means++ start (Arthur, Vassilvitskii 2007), then Lloyd's iteration.
 
     **Arguments:** `embedding` (n, c); `n_strata` at most n; `key` of the start.
@@ -28,6 +29,15 @@ def kmeans_strata(embedding: Float[Array, "n c"], n_strata: int, *, key: Key) ->
 
     ```
     """
+    points = checks.check_points(embedding, name="embedding")
+    c = checks.check_count(n_strata, name="n_strata", low=1, high=points.shape[0])
+    checks.check_key(key)
+    return _kmeans(points, c, key=key)
+
+
+@partial(jax.jit, static_argnames="n_strata")
+def _kmeans(embedding, n_strata, *, key):
+    embedding, _ = rescale(embedding)
     n = embedding.shape[0]
     dtype = embedding.dtype
 

@@ -278,7 +278,8 @@ def _commands(context: click.Context) -> None:
 @click.option(
     "--labels",
     metavar="LABELS",
-    help="Class labels, one a sample, as .npy or .npz. With them every class keeps its share.",
+    help="Class labels, one a sample, as .npy or .npz. With them every class keeps its share, and "
+    "one sample at least.",
 )
 @click.option(
     "--seed",

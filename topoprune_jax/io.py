@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import tempfile
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -248,7 +249,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     file = Path(path)
     # In the same folder, since only a rename within one file system is atomic; made by `open`, so
     # that the new file gets the permissions that any other would.
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # Not named after the file, whose name may be as long as names can be.
+    temporary = file.with_name(f".topoprune.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as stream:
             yield stream
@@ -258,7 +260,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise FileError(f"cannot write '{file}': {_reason(error)}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_ranking(path: str | os.PathLike[str], ranking: Ranking) -> None:
