@@ -134,8 +134,8 @@ def check_points(points: ArrayInput, *, name: str = "points", min_points: int = 
     return jnp.asarray(narrow)
 
 
-def check_vector(values: ArrayInput, n: int, *, name: str) -> Array:
-    """`values` as a finite float JAX array of shape (n,)."""
+def _as_vector(values: ArrayInput, n: int, *, name: str) -> Array | np.ndarray:
+    """`values` as a finite array of shape (n,)."""
     array = as_array(values, name=name)
     if array.shape != (n,):
         raise ValueError(
@@ -143,15 +143,15 @@ def check_vector(values: ArrayInput, n: int, *, name: str) -> Array:
             f" Pass one value for every one of the {n} samples."
         )
     check_finite(array, name=name)
-    return jnp.asarray(array, dtype=float_dtype(array.dtype))
+    return array
 
 
 def check_ranks(values: ArrayInput, n: int, *, name: str) -> Array:
-    """`check_vector` for values of which only the order counts: no range is too large for it."""
-    array = check_vector(values, n, name=name)
-    if is_traced(values):
-        return array
-    _, ranks = np.unique(np.asarray(values), return_inverse=True)
+    """Values of shape (n,) of which only the order counts: no range is too large for them."""
+    array = _as_vector(values, n, name=name)
+    if is_traced(array):
+        return jnp.asarray(array, dtype=float_dtype(array.dtype))
+    _, ranks = np.unique(np.asarray(array), return_inverse=True)
     return jnp.asarray(ranks.astype(np.float32))
 
 
