@@ -31,6 +31,30 @@ def test_is_the_dense_eigenmap(rng, time):
         np.testing.assert_allclose(ours[:, column], sign * expected[:, column], atol=5e-3)
 
 
+@pytest.mark.parametrize("n", [2, 4, 7])
+def test_every_eigenvector_of_a_small_graph(n):
+    """As many vectors as there are: where rounding completes the basis, it must not pick v_0."""
+    k = min(2, n - 1)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(np.arange(n)[:, None] ** 1.1, n_neighbors=k))
+    matrix, degrees = normalized_adjacency(fuzzy_set)
+    for c in sorted({1, n - 1}):
+        z = np.asarray(tp.spectral_embedding(fuzzy_set, c))
+        vectors = z * np.sqrt(degrees / degrees.sum())[:, None]
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(c), atol=1e-4)
+        np.testing.assert_allclose(np.sqrt(degrees) @ vectors, 0, atol=1e-4)
+        quotients = (vectors * (matrix @ vectors)).sum(axis=0)
+        np.testing.assert_allclose(
+            quotients, np.linalg.eigvalsh(matrix)[::-1][1 : c + 1], atol=1e-3
+        )
+
+
+def test_one_point_has_no_eigenvector():
+    lone = tp.NeighborGraph(jnp.full((1, 1), -1), jnp.full((1, 1), jnp.inf))
+    fuzzy_set = tp.fuzzy_simplicial_set(lone)
+    assert tp.spectral_embedding(fuzzy_set, 1).tolist() == [[0.0]]
+    assert tp.spectral_start(fuzzy_set, 2, key=jax.random.key(0)).tolist() == [[0.0, 0.0]]
+
+
 def test_tells_components_apart(rng):
     points = np.concatenate([rng.normal(size=(30, 2)), 100 + rng.normal(size=(30, 2))])
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=5))
@@ -49,7 +73,7 @@ def test_same_bits_every_time_and_under_jit(rng):
 
 
 def test_degenerate_graphs_are_finite():
-    empty = tp.NeighborGraph(jnp.full((5, 2), -1), jnp.full((5, 2), jnp.inf))
+    empty = tp.NeighborGraph(jnp.full((20, 3), -1), jnp.full((20, 3), jnp.inf))
     equal = tp.knn_graph(np.ones((20, 2)), n_neighbors=3)
     for graph in (empty, equal):
         z = tp.spectral_embedding(tp.fuzzy_simplicial_set(graph), 2)

@@ -16,6 +16,8 @@ from ._types import Array, ArrayInput, Key
 
 _ROUNDS = 60  # of the filter for `spectral_embedding`: converged on every set that was tried
 _DEGREE = 12
+_FIRST_CUT = 0.6  # eigenvalues of the adjacency below this are damped in the first round
+_CUT_RANGE = (-0.5, 0.99)
 
 
 def principal_components(points: ArrayInput, n_components: int, *, key: Key) -> Float[Array, "n c"]:
@@ -123,7 +125,9 @@ def low_eigenvectors(
     """`spectral_start`, and the eigenvalues of the normalized adjacency, falling."""
     n = fuzzy_set.n_points
     dtype = fuzzy_set.memberships.dtype
-    width = min(n, n_components + 3)
+    width = min(n - 1, n_components + 3)
+    if width == 0:
+        return jnp.zeros((n, n_components), dtype), jnp.zeros(n_components, dtype)
     block = jax.random.normal(key, (n, width), dtype)
     if guess is not None:
         take = min(width, guess.shape[1])
@@ -149,14 +153,16 @@ def low_eigenvectors(
         out = out + jax.ops.segment_sum(back, rows, n + 1, indices_are_sorted=True)[:n]
         return out * inverse[:, None]
 
-    def project(x):
-        return x - trivial[:, None] * (trivial @ x)[None, :]
+    def orthonormal(x):
+        # With the trivial vector as first column, whatever completes a block that rounding has
+        # robbed of its rank is orthogonal to it too.
+        x = x - trivial[:, None] * (trivial @ x)[None, :]
+        return jnp.linalg.qr(jnp.concatenate([trivial[:, None], x], axis=1))[0][:, 1:]
 
-    # The filter maps [-1, cut] of the adjacency's spectrum into [-1, 1] and grows beyond it.
-    cut = 0.6
-    middle, half = (cut - 1) / 2, (cut + 1) / 2
+    def filtered(x, cut):
+        # Maps the adjacency's spectrum in [-1, cut] into [-1, 1], and grows beyond it.
+        middle, half = (cut - 1) / 2, (cut + 1) / 2
 
-    def filtered(x):
         def term(_, pair):
             before, now = pair
             return now, 2 * (adjacency(now) - middle * now) / half - before
@@ -164,10 +170,15 @@ def low_eigenvectors(
         first = (adjacency(x) - middle * x) / half
         return lax.fori_loop(1, degree, term, (x, first))[1]
 
-    def one_round(_, x):
-        return jnp.linalg.qr(project(filtered(x)))[0]
+    def one_round(_, state):
+        basis, cut = state
+        basis = orthonormal(filtered(basis, cut))
+        # The next round damps all below the least of the values that are sought.
+        least = jnp.linalg.eigvalsh(basis.T @ adjacency(basis))[0]
+        return basis, jnp.clip(least, *_CUT_RANGE)
 
-    basis = lax.fori_loop(0, rounds, one_round, jnp.linalg.qr(project(block))[0])
+    first_cut = jnp.asarray(_FIRST_CUT, dtype)
+    basis, _ = lax.fori_loop(0, rounds, one_round, (orthonormal(block), first_cut))
     values, vectors = jnp.linalg.eigh(basis.T @ adjacency(basis))
     order = jnp.argsort(-values)[:n_components]
     start = basis @ vectors[:, order]
