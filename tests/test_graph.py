@@ -12,7 +12,14 @@ from topoprune_jax import _graph
 
 def brute_force(points, k, metric="euclidean", labels=None):
     """Indices and distances by a full sort in float64, ties by index."""
-    distances = pairwise_distances(np.asarray(points, np.float64), metric=metric)
+    points = np.asarray(points, np.float64)
+    if metric == "inner_product":
+        products = points @ points.T
+        distances = products.diagonal().max() - products
+    elif metric == "differences":
+        distances = np.stack([np.sqrt(((points - x) ** 2).sum(axis=1)) for x in points])
+    else:
+        distances = pairwise_distances(points, metric=metric)
     np.fill_diagonal(distances, np.inf)
     if labels is not None:
         distances[labels[:, None] != labels[None, :]] = np.inf
@@ -21,7 +28,7 @@ def brute_force(points, k, metric="euclidean", labels=None):
     return np.where(np.isinf(distances), -1, indices), distances
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])
 @pytest.mark.parametrize(("n", "d", "k"), [(700, 16, 15), (300, 2, 40), (257, 1, 5), (40, 300, 39)])
 def test_equals_brute_force(rng, n, d, k, metric):
     if metric == "cosine" and d == 1:
@@ -96,6 +103,242 @@ def test_duplicates_are_at_distance_0_and_ordered_by_index(rng):
     )
 
 
+@pytest.mark.parametrize("metric", _graph._METRICS)
+def test_more_duplicates_than_candidates_tie_by_index(rng, metric):
+    points = rng.normal(size=(400, 8)).astype(np.float32)
+    points[100:350:5] = 4  # 50 copies, each other's nearest under any of the metrics
+    copies = np.arange(100, 350, 5)
+    graph = tp.knn_graph(points, n_neighbors=15, metric=metric)
+    np.testing.assert_allclose(graph.distances[copies], 0, atol=1e-6)
+    if metric == "euclidean":
+        assert (np.asarray(graph.distances[copies]) == 0).all()
+    for i in copies:
+        assert graph.indices[i].tolist() == [j for j in copies.tolist() if j != i][:15]
+
+
+def clusters(rng, n_clusters, spread, n=3000, d=64):
+    """Tight clusters on the unit sphere."""
+    centers = rng.normal(size=(n_clusters, d))
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    return (centers[np.arange(n) % n_clusters] + spread * rng.normal(size=(n, d))).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "spread", "n"),
+    [(200, 1e-4, 3000), (30, 1e-4, 3000), (30, 1e-5, 600), (3, 1e-4, 600), (3, 1e-6, 600)],
+)
+def test_rounding_loses_no_neighbor_in_tight_clusters(rng, n_clusters, spread, n):
+    """The matrix product alone finds 57 % of the neighbors in the second case, 2 % in the last."""
+    points = clusters(rng, n_clusters, spread, n)
+    # Neighbors in other clusters would be tied within the rounding of float32.
+    k = min(15, n // n_clusters - 1)
+    graph = tp.knn_graph(points, n_neighbors=k)
+    indices, distances = brute_force(points, k, "differences")
+    np.testing.assert_allclose(graph.distances, distances, rtol=1e-6)
+    np.testing.assert_array_equal(np.sort(graph.indices), np.sort(indices))
+    labels = rng.integers(0, 2, size=n)
+    within = tp.knn_graph(points, n_neighbors=4, labels=labels)
+    expected = brute_force(points, 4, "differences", labels=labels)
+    np.testing.assert_allclose(within.distances, expected[1], rtol=1e-6)
+
+
+def test_one_far_outlier_costs_no_precision(rng):
+    points = rng.normal(size=(500, 8)).astype(np.float32)
+    points[17] = 1e7
+    indices, distances = brute_force(points, 10, "differences")
+    graph = tp.knn_graph(points, n_neighbors=10)
+    np.testing.assert_array_equal(np.delete(graph.indices, 17, 0), np.delete(indices, 17, 0))
+    np.testing.assert_allclose(graph.distances, distances, rtol=1e-6)
+
+
+def test_ordinary_points_are_proven_by_the_first_scan(rng, monkeypatch):
+    """The second scan is for hard data; it must not run on data like any other."""
+    seen = []
+    settle = _graph._settle
+
+    def spy(table, first_row, points, distances, proven, nearest, longest, *, metric):
+        jax.debug.callback(lambda proven: seen.append(int((~proven).sum())), proven)
+        return settle(table, first_row, points, distances, proven, nearest, longest, metric=metric)
+
+    monkeypatch.setattr(_graph, "_settle", spy)
+    # A shape of its own, so that the search is traced anew, with the spy.
+    tp.knn_graph(rng.normal(size=(1501, 37)).astype(np.float32)).indices.block_until_ready()
+    tp.knn_graph(clusters(rng, 3, 1e-5, n=301, d=37)).indices.block_until_ready()
+    jax.effects_barrier()
+    assert seen[0] == 0
+    assert seen[-1] == 301
+    _graph._search.clear_cache()
+
+
+def test_inner_product_by_hand():
+    graph = tp.knn_graph([[1, 0], [0, 2], [-3, 0]], n_neighbors=2, metric="inner_product")
+    assert graph.indices.tolist() == [[1, 2], [0, 2], [1, 0]]
+    np.testing.assert_array_equal(graph.distances, [[9, 12], [9, 9], [9, 12]])
+    assert (
+        tp.knn_graph(np.zeros((4, 2)), n_neighbors=1, metric="inner_product").distances.max() == 0
+    )
+
+
+def test_inner_product_of_unit_rows_is_cosine(digits):
+    points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
+    inner = tp.knn_graph(points, metric="inner_product")
+    cosine = tp.knn_graph(points, metric="cosine")
+    np.testing.assert_allclose(inner.distances, cosine.distances, atol=1e-6)
+    assert bool(jnp.isfinite(tp.fuzzy_simplicial_set(inner).memberships).all())
+
+
+def test_inner_product_finds_the_neighbors_of_tight_clusters(rng):
+    points = clusters(rng, 3, 1e-4, n=600)
+    indices, _ = brute_force(points, 15, "inner_product")
+    graph = tp.knn_graph(points, metric="inner_product")
+    assert (np.sort(graph.indices) == np.sort(indices)).mean() > 0.999
+    products = points.astype(np.float64) @ points.T.astype(np.float64)
+    np.testing.assert_allclose(
+        np.take_along_axis(products, np.asarray(graph.indices), axis=1),
+        np.take_along_axis(products, indices, axis=1),
+        atol=1e-9,
+    )
+
+
+def taxi(x, y):
+    return jnp.sum(jnp.abs(x - y))
+
+
+def test_function_equals_brute_force(digits, rng):
+    points, labels = digits[0][:500], digits[1][:500]
+    graph = tp.knn_graph(points, metric=taxi)
+    indices, distances = brute_force(points, 15, "cityblock")
+    np.testing.assert_array_equal(graph.indices, indices)
+    np.testing.assert_array_equal(graph.distances, distances)
+    within = tp.knn_graph(points, metric=taxi, n_neighbors=60, labels=labels)
+    np.testing.assert_array_equal(
+        within.indices, brute_force(points, 60, "cityblock", labels=labels)[0]
+    )
+    jitted = jax.jit(lambda x: tp.knn_graph(x, metric=taxi))(points)
+    np.testing.assert_array_equal(jitted.indices, indices)
+    batch = jax.vmap(lambda x: tp.knn_graph(x, metric=taxi, n_neighbors=3))(
+        points[:80].reshape(2, 40, 64)
+    )
+    np.testing.assert_array_equal(batch.indices[1], brute_force(points[40:80], 3, "cityblock")[0])
+    wide = rng.normal(size=(20, 70_000)).astype(np.float32)  # a tile of few points
+    np.testing.assert_array_equal(
+        tp.knn_graph(wide, metric=taxi, n_neighbors=5).indices,
+        brute_force(wide, 5, "cityblock")[0],
+    )
+
+
+def test_function_is_compiled_once(rng):
+    traces = []
+
+    def counted(x, y):
+        traces.append(1)
+        return jnp.max(jnp.abs(x - y))
+
+    points = rng.normal(size=(60, 3)).astype(np.float32)
+    tp.knn_graph(points, metric=counted)
+    first = len(traces)
+    for _ in range(3):
+        tp.knn_graph(points, metric=counted)
+    assert len(traces) - first <= 3  # the check of its shape, once a call
+
+
+def test_function_may_be_whole_infinite_or_nan_for_a_point_and_itself():
+    points = [[0.0, 1.0], [0.0, 2.0], [5.0, 2.0]]
+    hamming = tp.knn_graph(points, metric=lambda x, y: jnp.sum(x != y), n_neighbors=2)
+    assert hamming.indices.tolist() == [[1, 2], [0, 2], [1, 0]]
+    assert hamming.distances.tolist() == [[1, 2], [1, 1], [1, 2]]
+    same = tp.knn_graph(
+        points,
+        metric=lambda x, y: jnp.where(x[0] == y[0], jnp.where(x[1] == y[1], jnp.nan, 1), jnp.inf),
+        n_neighbors=2,
+    )
+    assert same.indices.tolist() == [[1, -1], [0, -1], [-1, -1]]
+
+
+def test_rejects_functions_that_are_no_metric(rng):
+    points = rng.normal(size=(40, 2)).astype(np.float32)
+    points[[3, 9]] = 7
+    with pytest.raises(ValueError, match=r"one real number for .* \(2,\); got shape \(2,\)"):
+        tp.knn_graph(points, metric=lambda x, y: x - y)
+    with pytest.raises(TypeError, match="must return one number for two points; got a tuple"):
+        tp.knn_graph(points, metric=lambda x, y: (x, y))
+    with pytest.raises(TypeError, match="must be a function that JAX can trace"):
+        tp.knn_graph(points, metric=lambda x, y: np.linalg.norm(np.asarray(x) - np.asarray(y)))
+    with pytest.raises(ValueError, match="not negative; got -1 for points 3 and 9"):
+        tp.knn_graph(points, metric=lambda x, y: jnp.where((x == y).all(), -1, taxi(x, y)))
+    with pytest.raises(ValueError, match="not negative; got nan for points 3 and 9"):
+        tp.knn_graph(points, metric=lambda x, y: jnp.log(taxi(x, y)) * 0 / taxi(x, y))
+
+
+@pytest.mark.parametrize("metric", ["cosine", taxi])
+def test_under_jit_a_bad_row_spoils_no_other(rng, metric):
+    points = rng.normal(size=(60, 3)).astype(np.float32)
+    labels = jnp.asarray(rng.integers(0, 3, size=60))
+    labels = {"cosine": None}.get(metric, labels)
+    bad = points.copy()
+    bad[7, 1], bad[30] = np.nan, np.inf
+    fine = np.setdiff1d(np.arange(60), [7, 30])
+    graph = jax.jit(lambda x, y: tp.knn_graph(x, n_neighbors=4, metric=metric, labels=y))(
+        bad, labels
+    )
+    assert (np.asarray(graph.indices[np.asarray([7, 30])]) == -1).all()
+    assert np.isinf(graph.distances[np.asarray([7, 30])]).all()
+    classes = None if labels is None else labels[fine]
+    rest = tp.knn_graph(points[fine], n_neighbors=4, metric=metric, labels=classes)
+    np.testing.assert_array_equal(graph.indices[fine], fine[np.asarray(rest.indices)])
+    np.testing.assert_allclose(graph.distances[fine], rest.distances, rtol=1e-6)
+
+
+def test_many_wide_candidates_are_measured_in_parts(rng):
+    points = rng.normal(size=(300, 700)).astype(np.float32)
+    whole = tp.knn_graph(points, n_neighbors=90)
+    indices, distances = brute_force(points, 90)
+    assert (np.asarray(whole.indices) == indices).mean() > 0.999  # float32 may turn a tie
+    np.testing.assert_allclose(whole.distances, distances, rtol=1e-6)
+    table = jax.eval_shape(
+        lambda x: _graph._prepare(x, None, metric="euclidean", n_rows=4096),
+        jax.ShapeDtypeStruct((4096, 2048), jnp.float32),
+    )
+    search = _graph._search.lower(
+        table, 0, metric="euclidean", k=1000, n_tiles=16, block=4096, by_class=False
+    )
+    # The points three times over and 64 MiB, not 2 GiB of candidates.
+    assert search.compile().memory_analysis().temp_size_in_bytes < 4 * 4096 * 2048 * 4 + (1 << 28)
+
+
+def test_graphs_from_elsewhere(rng):
+    points = rng.normal(size=(50, 3)).astype(np.float32)
+    ours = tp.knn_graph(points, n_neighbors=4)
+    indices, distances = np.asarray(ours.indices), np.asarray(ours.distances)
+    for other in (
+        tp.NeighborGraph(indices.astype(np.int64), distances.astype(np.float64)),
+        tp.NeighborGraph(indices.astype(np.uint32), distances.astype(">f4")),
+        tp.NeighborGraph(indices.tolist(), distances.tolist()),
+        tp.NeighborGraph(indices.astype(">i8"), jnp.asarray(distances)),
+    ):
+        assert other.indices.dtype == jnp.int32
+        np.testing.assert_array_equal(other.indices, indices)
+        np.testing.assert_array_equal(other.distances, distances)
+        assert (other.n_points, other.n_neighbors) == (50, 4)
+    assert tp.NeighborGraph([[1], [0]], [[2], [2]]).distances.dtype == jnp.float32
+    half = tp.NeighborGraph(indices, distances.astype(np.float16))
+    np.testing.assert_allclose(
+        tp.fuzzy_simplicial_set(half).memberships,
+        tp.fuzzy_simplicial_set(ours).memberships,
+        atol=0.02,
+    )
+    with pytest.raises(TypeError, match=r"`indices` .* must be integers; got dtype float32"):
+        tp.NeighborGraph(distances, indices)
+    with pytest.raises(ValueError, match=r"one shape \(n, k\).* got \(50, 4\) and \(50, 3\)"):
+        tp.NeighborGraph(indices, distances[:, 1:])
+    with pytest.raises(ValueError, match=r"one shape \(n, k\).* got \(50, 0\)"):
+        tp.NeighborGraph(indices[:, :0], distances[:, :0])
+    with pytest.raises(ValueError, match=r"between 0 and 49.* got 0 to 4294967296"):
+        tp.NeighborGraph(np.where(indices == indices[0, 0], np.int64(2**32), indices), distances)
+    with pytest.raises(ValueError, match="name a neighbor once; got one twice in row 3"):
+        tp.NeighborGraph(np.where(np.arange(50)[:, None] == 3, 5, indices), distances)
+
+
 def test_all_points_equal():
     graph = tp.knn_graph(np.full((50, 3), 7.0), n_neighbors=4)
     assert (np.asarray(graph.distances) == 0).all()
@@ -162,7 +405,9 @@ def test_memory_has_no_n_by_n_array():
         lambda x: _graph._prepare(x, None, metric="euclidean", n_rows=40_192),
         jax.ShapeDtypeStruct((n, 8), jnp.float32),
     )
-    search = _graph._search.lower(table, 0, k=15, n_tiles=157, block=40_064, by_class=False)
+    search = _graph._search.lower(
+        table, 0, metric="euclidean", k=15, n_tiles=157, block=40_064, by_class=False
+    )
     assert search.compile().memory_analysis().temp_size_in_bytes < n * n * 4 / 20
 
 
@@ -176,7 +421,7 @@ def test_rejects_n_neighbors_out_of_range(rng, n_neighbors):
 
 def test_rejects_other_arguments(rng):
     points = rng.normal(size=(20, 2))
-    with pytest.raises(ValueError, match="`metric` must be 'euclidean' or 'cosine'; got 'taxi'"):
+    with pytest.raises(ValueError, match=r"`metric` must be 'euclidean', .* got 'taxi'"):
         tp.knn_graph(points, metric="taxi")
     with pytest.raises(ValueError, match=r"`labels` must have shape \(20,\).*got shape \(19,\)"):
         tp.knn_graph(points, labels=np.zeros(19, int))
