@@ -18,6 +18,18 @@ def dense(fuzzy_set):
     return matrix + matrix.T
 
 
+def umap_learn_labeled(graph, labels, target_weight):
+    """umap-learn's graph as `UMAP(target_weight=...).fit(X, labels)` makes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap.umap_ import discrete_metric_simplicial_set_intersection
+
+        far = 2.5 / (1 - target_weight) if target_weight < 1 else 1e12
+        return discrete_metric_simplicial_set_intersection(
+            umap_learn(graph)[0], labels, far_dist=far
+        ).toarray()
+
+
 def umap_learn(graph, local_connectivity=1.0, set_op_mix_ratio=1.0):
     """umap-learn's graph; its arrays have the point itself in column 0."""
     with warnings.catch_warnings():
@@ -93,6 +105,110 @@ def test_every_edge_is_found_from_both_ends(digits):
     assert (np.asarray(fuzzy_set.reverse_indices[offsets[-1] :]) == -1).all()
 
 
+def assert_symmetric_from_both_ends(fuzzy_set):
+    n, matrix = fuzzy_set.n_points, dense(fuzzy_set)
+    seen = np.zeros((n, n))
+    offsets = np.asarray(fuzzy_set.reverse_offsets)
+    for i in range(n):
+        part = slice(offsets[i], offsets[i + 1])
+        seen[i, fuzzy_set.reverse_indices[part]] = fuzzy_set.reverse_memberships[part]
+        used = np.asarray(fuzzy_set.indices[i]) >= 0
+        seen[i, fuzzy_set.indices[i][used]] = fuzzy_set.memberships[i][used]
+    np.testing.assert_array_equal(seen, matrix)
+    np.testing.assert_array_equal(matrix, matrix.T)
+
+
+@pytest.mark.parametrize("target_weight", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("unlabeled", [0.0, 0.7, 1.0])
+def test_labels_equal_umap_learn_on_digits(digits, rng, target_weight, unlabeled):
+    points, labels = digits[0][:500], digits[1][:500]
+    labels = np.where(rng.random(len(labels)) < unlabeled, -1, labels)
+    graph = tp.knn_graph(points)
+    ours = tp.fuzzy_simplicial_set(graph, labels=labels, target_weight=target_weight)
+    theirs = umap_learn_labeled(graph, labels, target_weight)
+    np.testing.assert_allclose(dense(ours), theirs, atol=1e-5)
+    np.testing.assert_array_equal(dense(ours) > 0, theirs > 0)
+    np.testing.assert_allclose(ours.degrees, theirs.sum(axis=1), rtol=1e-5)
+    assert_symmetric_from_both_ends(ours)
+
+
+@pytest.mark.slow
+def test_labels_equal_umap_learn_in_fit(digits):
+    """The whole of umap-learn's `fit`, so that the oracle above is what it really does."""
+    points, labels = digits[0][:300], np.where(np.arange(300) % 3 == 0, -1, digits[1][:300])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        theirs = UMAP(n_neighbors=16, transform_mode="graph", target_weight=0.7).fit(points, labels)
+    ours = tp.fuzzy_simplicial_set(tp.knn_graph(points), labels=labels, target_weight=0.7)
+    np.testing.assert_allclose(dense(ours), theirs.graph_.toarray(), atol=1e-5)
+
+
+def test_labels_by_hand():
+    """On the line 0, 1, 3 with p = log2 3 - 1 and q = 2 p - p^2, mu is 1, q, 1 (see above)."""
+    graph = tp.knn_graph([[0.0], [1.0], [3.0]], n_neighbors=2)
+    p = np.log2(3) - 1
+    q = 2 * p - p * p
+    far, unknown = np.exp(-5), np.exp(-1)
+    between = dense(tp.fuzzy_simplicial_set(graph, labels=[0, 0, 1]))
+    # Point 2 knows only far points: its greatest membership, far, becomes 1.
+    np.testing.assert_allclose(between[0, 1], 1, rtol=1e-6)
+    np.testing.assert_allclose(between[1, 2], 1, rtol=1e-6)
+    np.testing.assert_allclose(between[0, 2], q + q * far - q * q * far, rtol=1e-4)
+    half = dense(tp.fuzzy_simplicial_set(graph, labels=np.asarray([0, -1, 1])))
+    # nu_01 = nu_12 = unknown and nu_02 = q far; every point's greatest is unknown.
+    r = q * far / unknown
+    np.testing.assert_allclose(
+        half, [[0, 1, 2 * r - r * r], [1, 0, 1], [2 * r - r * r, 1, 0]], 1e-4
+    )
+
+
+def test_labels_that_say_nothing_only_reset(digits):
+    graph = tp.knn_graph(digits[0][:200], n_neighbors=6)
+    plain = dense(tp.fuzzy_simplicial_set(graph))
+    view = plain / plain.max(axis=1, keepdims=True)
+    for labels in (np.full(200, -1), np.full(200, 3), np.full(200, "cat"), np.full(200, -1.0)):
+        fuzzy_set = tp.fuzzy_simplicial_set(graph, labels=labels, target_weight=0.9)
+        np.testing.assert_allclose(dense(fuzzy_set), view + view.T - view * view.T, atol=1e-6)
+
+
+def test_names_of_classes_do_not_matter(digits):
+    graph = tp.knn_graph(digits[0][:200], n_neighbors=6)
+    labels = digits[1][:200]
+    one = tp.fuzzy_simplicial_set(graph, labels=labels)
+    for other in (labels.astype(str), labels + 5, labels.astype(np.float32), -2 - labels):
+        renamed = tp.fuzzy_simplicial_set(graph, labels=other)
+        np.testing.assert_array_equal(one.memberships, renamed.memberships)
+
+
+def test_labels_with_empty_slots_and_isolated_points():
+    graph = tp.NeighborGraph(
+        jnp.asarray([[1, 2], [0, -1], [-1, -1], [-1, -1]]),
+        jnp.asarray([[1.0, 2.0], [1.0, jnp.inf], [jnp.inf, jnp.inf], [jnp.inf, jnp.inf]]),
+    )
+    fuzzy_set = tp.fuzzy_simplicial_set(graph, labels=[0, 0, 1, 1], target_weight=1.0)
+    assert [edge.tolist() for edge in fuzzy_set.edges()] == [[0], [1], [1.0]]
+    fuzzy_set = tp.fuzzy_simplicial_set(graph, labels=[0, 0, 1, 1], target_weight=0.9)
+    assert_symmetric_from_both_ends(fuzzy_set)
+    np.testing.assert_allclose(dense(fuzzy_set)[0, 2], 1)  # all that point 2 has
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(fuzzy_set))
+
+
+def test_labels_under_jit_and_vmap(rng):
+    points = jnp.asarray(rng.normal(size=(3, 60, 4)).astype(np.float32))
+    labels = jnp.asarray(rng.integers(-1, 3, size=(3, 60)))
+    graphs = jax.vmap(lambda x: tp.knn_graph(x, n_neighbors=5))(points)
+    batch = jax.jit(jax.vmap(lambda g, y: tp.fuzzy_simplicial_set(g, labels=y)))(graphs, labels)
+    one = tp.fuzzy_simplicial_set(tp.knn_graph(points[1], n_neighbors=5), labels=labels[1])
+    np.testing.assert_allclose(batch.memberships[1], one.memberships, atol=1e-6)
+    np.testing.assert_allclose(batch.reverse_memberships[1], one.reverse_memberships, atol=1e-6)
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(60,\).* got shape \(3, 60\)"):
+        jax.jit(lambda y: tp.fuzzy_simplicial_set(jax.tree.map(lambda a: a[0], graphs), labels=y))(
+            labels
+        )
+
+
 def test_empty_slots_make_no_edges():
     graph = tp.NeighborGraph(
         jnp.asarray([[1, 2], [0, -1], [-1, -1], [-1, -1]]),
@@ -146,6 +262,10 @@ def test_rejects_bad_graphs(rng):
         tp.fuzzy_simplicial_set(
             tp.NeighborGraph(good.indices, good.distances.at[0, 0].set(jnp.nan))
         )
+    with pytest.raises(ValueError, match=r"`target_weight` must be between 0 and 1; got .*=1.5"):
+        tp.fuzzy_simplicial_set(good, labels=np.zeros(20, int), target_weight=1.5)
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(20,\)"):
+        tp.fuzzy_simplicial_set(good, labels=np.zeros(19, int))
     with pytest.raises(ValueError, match=r"`local_connectivity` must be between 0 and 3; got .*=4"):
         tp.fuzzy_simplicial_set(good, local_connectivity=4.0)
     with pytest.raises(ValueError, match=r"`set_op_mix_ratio` must be between 0 and 1; got .*=2"):

@@ -10,12 +10,14 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._graph import NeighborGraph
-from ._types import Array
+from ._graph import NeighborGraph, check_bounds
+from ._types import Array, ArrayInput
 
 _BISECTIONS = 64
 _TOLERANCE = 1e-5  # of the sum of memberships, as in umap-learn
 _LEAST_SCALE = 1e-3  # sigma is at least this part of the mean distance, as in umap-learn
+_UNKNOWN_DISTANCE = 1.0  # of an unlabeled point to any other, as in umap-learn
+_UNLABELED = -1
 
 
 class FuzzySimplicialSet(eqx.Module):
@@ -66,9 +68,14 @@ class FuzzySimplicialSet(eqx.Module):
 
 
 def fuzzy_simplicial_set(
-    graph: NeighborGraph, *, local_connectivity: float = 1.0, set_op_mix_ratio: float = 1.0
+    graph: NeighborGraph,
+    *,
+    local_connectivity: float = 1.0,
+    set_op_mix_ratio: float = 1.0,
+    labels: ArrayInput | None = None,
+    target_weight: float = 0.5,
 ) -> FuzzySimplicialSet:
-    r"""The fuzzy simplicial set of a neighbor graph.
+    r"""The fuzzy simplicial set of a neighbor graph, and of class labels where given.
 
     Each point i sees its neighbor j with membership
 
@@ -80,7 +87,19 @@ def fuzzy_simplicial_set(
 
         mu_ij = a (p_ij + p_ji - p_ij p_ji) + (1 - a) p_ij p_ji,    a = `set_op_mix_ratio`.
 
-    Source: McInnes, Healy, Melville, "UMAP" (arXiv 1802.03426), algorithms 2 and 3. The values are
+    With `labels`, of which some or all may be -1 for "unlabeled", it is then intersected with the
+    fuzzy set of the labels,
+
+        nu_ij = mu_ij exp(-delta_ij),    delta_ij = 0 within a class, 1 where i or j is unlabeled,
+                                         and 5 / (2 (1 - w)) between classes, w = `target_weight`,
+
+    and, because every point should have a neighbor at membership 1, rescaled and joined anew:
+
+        r_ij = nu_ij / max_l nu_il,    mu'_ij = r_ij + r_ji - r_ij r_ji.
+
+    Source: McInnes, Healy, Melville, "UMAP" (arXiv 1802.03426), algorithms 2 and 3; for labels
+    umap-learn's `UMAP.fit(X, y)` with its `target_metric="categorical"`
+    (`discrete_metric_simplicial_set_intersection` and `reset_local_connectivity`). The values are
     those of umap-learn on the same neighbors, whose `n_neighbors` is k + 1 because it counts the
     point itself.
 
@@ -89,19 +108,30 @@ def fuzzy_simplicial_set(
     - `graph`: k slots a point; empty slots are allowed.
     - `local_connectivity`: number of neighbors at membership 1, in [0, k].
     - `set_op_mix_ratio`: 1 is the fuzzy union, 0 the fuzzy intersection.
+    - `labels`: (n,) classes, -1 where unknown: integers, whole floats, or strings (which are all
+      known). One class only, or no known label at all, leaves the rescaling alone.
+    - `target_weight`: w in [0, 1], how strictly classes are told apart: exp(-2.5) at 0 (which is
+      umap-learn's scale: not "no labels"), exp(-5) at 0.5, no edge between classes at 1. Not used
+      without `labels`.
 
-    **Returns:** a `FuzzySimplicialSet`. A point without neighbors has no edge.
+    **Returns:** a `FuzzySimplicialSet`. A point without neighbors has no edge, and an edge that the
+    labels remove stays in its slots at membership 0. `rho` and `sigma` are those of the graph.
 
     **Raises:** TypeError or ValueError for a `graph` that is no `NeighborGraph`, whose indices lie
-    outside [-1, n - 1] or whose distances are NaN or negative, and for parameters out of range.
+    outside [-1, n - 1] or whose distances are NaN or negative, for parameters out of range, and for
+    labels of another length or that name no classes.
 
-    Works under `jit` and `vmap`.
+    Works under `jit` and `vmap`, there with integer labels.
 
     ```python
     >>> import topoprune_jax as tp
     >>> graph = tp.knn_graph([[0.0], [1.0], [3.0]], n_neighbors=1)
     >>> tp.fuzzy_simplicial_set(graph).edges()[2].tolist()
     [1.0, 1.0]
+    >>> graph = tp.knn_graph([[0.0], [1.0], [3.0], [4.0]], n_neighbors=2)
+    >>> i, j, mu = tp.fuzzy_simplicial_set(graph, labels=[0, 0, 1, -1], target_weight=1.0).edges()
+    >>> list(zip(i.tolist(), j.tolist()))
+    [(0, 1), (1, 3), (2, 3)]
 
     ```
     """
@@ -109,7 +139,23 @@ def fuzzy_simplicial_set(
     k = graph.n_neighbors
     connectivity = checks.check_number(local_connectivity, name="local_connectivity", low=0, high=k)
     mix = checks.check_number(set_op_mix_ratio, name="set_op_mix_ratio", low=0, high=1)
-    return _build(graph, connectivity, mix)
+    weight = checks.check_number(target_weight, name="target_weight", low=0, high=1)
+    codes = None if labels is None else _label_codes(labels, graph.n_points)
+    dtype = graph.distances.dtype
+    mix, between = jnp.asarray(mix, dtype), jnp.asarray(_between_classes(weight), dtype)
+    return _build(graph, connectivity, mix, codes, between)
+
+
+def _label_codes(labels: ArrayInput, n: int) -> Int[Array, " n"]:
+    """Codes of the classes, -1 where unlabeled."""
+    codes = checks.check_labels(labels, n)
+    # `check_labels` numbers the labels in their order, -1 among them.
+    if checks.is_traced(labels):
+        return jnp.where(labels.astype(jnp.int32) == _UNLABELED, _UNLABELED, codes)
+    values = np.asarray(labels)
+    if values.dtype.kind in "OUS":
+        return codes
+    return jnp.where(jnp.asarray(values == _UNLABELED), _UNLABELED, codes)
 
 
 def _check_graph(graph: NeighborGraph) -> None:
@@ -118,35 +164,45 @@ def _check_graph(graph: NeighborGraph) -> None:
             f"`graph` must be a NeighborGraph; got {type(graph).__name__}. Make one with "
             "`knn_graph(points)`, or `NeighborGraph(indices, distances)` from your own arrays."
         )
-    if graph.indices.shape != graph.distances.shape or graph.indices.ndim != 2:
-        raise ValueError(
-            "`graph` must have indices and distances of one shape (n, k); "
-            f"got {graph.indices.shape} and {graph.distances.shape}."
-        )
     if checks.is_traced(graph.indices) or checks.is_traced(graph.distances):
         return
     n = graph.n_points
-    if bool(((graph.indices < -1) | (graph.indices >= n)).any()):
+    lowest, highest, own, invalid = (int(value) for value in _faults(graph))
+    check_bounds(lowest, highest, n)
+    if own >= 0:
         raise ValueError(
-            f"`graph.indices` must lie between 0 and {n - 1}, or be -1 in an empty slot; "
-            f"got {int(graph.indices.min())} to {int(graph.indices.max())}."
-        )
-    own = graph.indices == jnp.arange(n, dtype=graph.indices.dtype)[:, None]
-    if bool(own.any()):
-        raise ValueError(
-            f"`graph` lists point {int(own.any(axis=1).argmax())} as its own neighbor. "
+            f"`graph` lists point {own} as its own neighbor. "
             "Leave the point itself out (with umap-learn's or faiss's arrays: drop column 0)."
         )
-    used = jnp.where(graph.indices >= 0, graph.distances, 0)
-    if not bool(((used >= 0) & (used < jnp.inf)).all()):
+    if invalid >= 0:
         raise ValueError(
             "`graph.distances` must be finite and not negative where there is a neighbor; "
-            "got NaN, infinity or a negative value."
+            f"got NaN, infinity or a negative value, first in row {invalid}."
         )
+
+
+@jax.jit
+def _faults(graph: NeighborGraph) -> tuple[Array, Array, Array, Array]:
+    """Least and greatest index; first row that lists itself, and with a bad distance, or -1."""
+    points = jnp.arange(graph.n_points, dtype=jnp.int32)
+    own = (graph.indices == points[:, None]).any(axis=1)
+    fine = (graph.distances >= 0) & (graph.distances < jnp.inf)
+    invalid = ((graph.indices >= 0) & ~fine).any(axis=1)
+
+    def first(rows: Array) -> Array:
+        return jnp.where(rows.any(), jnp.argmax(rows), -1)
+
+    return graph.indices.min(), graph.indices.max(), first(own), first(invalid)
 
 
 @eqx.filter_jit
-def _build(graph: NeighborGraph, connectivity: float, mix: float) -> FuzzySimplicialSet:
+def _build(
+    graph: NeighborGraph,
+    connectivity: float,
+    mix: Float[Array, ""],
+    codes: Int[Array, " n"] | None,
+    between: Float[Array, ""],
+) -> FuzzySimplicialSet:
     present = graph.indices >= 0
     distances = jnp.where(present, graph.distances, 0)
     rho, sigma = _bandwidths(distances, present, connectivity)
@@ -156,6 +212,9 @@ def _build(graph: NeighborGraph, connectivity: float, mix: float) -> FuzzySimpli
     other, mutual = _other_view(graph.indices, own)
     product = own * other
     memberships = mix * (own + other - product) + (1 - mix) * product
+    if codes is not None:
+        memberships = memberships * _label_memberships(graph.indices, codes, between)
+        memberships = _reset_local_connectivity(graph.indices, memberships)
     offsets, sources = _reverse_edges(graph.indices, present & ~mutual)
     reverse = jnp.where(sources >= 0, memberships.ravel()[sources], 0)
     k = graph.n_neighbors
@@ -168,6 +227,37 @@ def _build(graph: NeighborGraph, connectivity: float, mix: float) -> FuzzySimpli
         rho=rho,
         sigma=sigma,
     )
+
+
+def _between_classes(target_weight: float) -> float:
+    """exp(-delta_ij) between two classes."""
+    return math.exp(-2.5 / (1 - target_weight)) if target_weight < 1 else 0.0
+
+
+def _label_memberships(
+    indices: Int[Array, "n k"], codes: Int[Array, " n"], between: Float[Array, ""]
+) -> Float[Array, "n k"]:
+    """exp(-delta_ij) for every slot (i, j)."""
+    own, other = codes[:, None], codes[indices]
+    unknown = (own == _UNLABELED) | (other == _UNLABELED)
+    known = jnp.where(own == other, 1.0, between)
+    return jnp.where(unknown, math.exp(-_UNKNOWN_DISTANCE), known)
+
+
+def _reset_local_connectivity(
+    indices: Int[Array, "n k"], memberships: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """Divides by the greatest membership at each end of an edge and joins the two views."""
+    n = indices.shape[0]
+    # An edge counts at both its ends, whichever of them lists it; empty slots have membership 0.
+    there = jax.ops.segment_max(memberships.ravel(), jnp.maximum(indices, 0).ravel(), n)
+    greatest = jnp.maximum(jnp.max(memberships, axis=1), there)
+    greatest = jnp.where(greatest > 0, greatest, 1)
+    # XLA divides by a broadcast value through its reciprocal, which rounds differently from the
+    # division at the other end of the edge; behind the barrier both are the same.
+    here = lax.optimization_barrier(jnp.broadcast_to(greatest[:, None], indices.shape))
+    own, other = memberships / here, memberships / greatest[indices]
+    return jnp.minimum(own + other - own * other, 1)
 
 
 def _bandwidths(
