@@ -113,7 +113,7 @@ def test_repulsion_is_the_mean_over_all_pairs(rng):
     z = jnp.asarray(3 * rng.normal(size=(2, 12)), jnp.float32)
     a, b = 1.5, 0.9
     keys = jax.random.split(jax.random.key(0), 3000)
-    mean = jnp.mean(jax.vmap(lambda k: _embedding._repulsion(z, a, b, k))(keys), axis=0)
+    mean = jnp.mean(jax.vmap(lambda k: _embedding._repulsion(z, a, b, k, 32))(keys), axis=0)
     difference = z[:, :, None] - z[:, None, :]
     squared = jnp.sum(difference**2, axis=0)
     gain = 2 * b / ((1e-3 + squared) * (1 + a * squared**b))
@@ -121,13 +121,16 @@ def test_repulsion_is_the_mean_over_all_pairs(rng):
     np.testing.assert_allclose(mean, exact, atol=0.03)
 
 
+HELIX = np.stack([np.arange(20), np.cos(np.arange(20)), np.sin(np.arange(20))], axis=1)
+
+
 @pytest.mark.parametrize(
     ("points", "c"),
     [
         (np.ones((40, 3)), 2),  # all equal
-        (np.repeat(np.eye(3), 20, axis=0), 2),  # three places only
-        (np.concatenate([np.eye(20), 100 + np.eye(20)]), 5),  # two components
-        (np.linspace(0, 1, 40)[:, None], 1),  # one dimension
+        (np.repeat(np.eye(4, 3), 10, axis=0), 2),  # four places only
+        (np.concatenate([HELIX, 100 + HELIX]), 2),  # two components
+        (np.linspace(0, 1, 40)[:, None] * [1, 0, 0], 2),  # one dimension, constant columns
         (np.array([[0.0], [1.0]]), 2),  # two points
     ],
     ids=["equal", "duplicates", "components", "line", "pair"],
@@ -141,7 +144,7 @@ def test_degenerate_sets_give_finite_coordinates(points, c):
 
 
 def test_points_without_edges_are_finite():
-    graph = tp.NeighborGraph(jnp.full((5, 2), -1), jnp.full((5, 2), jnp.inf))
+    graph = tp.NeighborGraph(jnp.full((40, 10), -1), jnp.full((40, 10), jnp.inf))
     z = tp.embed(tp.fuzzy_simplicial_set(graph), key=jax.random.key(0))
     assert bool(jnp.isfinite(z).all())
 
@@ -185,6 +188,8 @@ def test_options_are_checked():
         tp.EmbeddingOptions(n_components=65)
     with pytest.raises(ValueError, match=r"`min_dist` must be between 0 and 1; got .*=2"):
         tp.EmbeddingOptions(min_dist=2.0)
+    with pytest.raises(ValueError, match=r"`n_negatives` must be at least 2; got .*=1"):
+        tp.EmbeddingOptions(n_negatives=1)
     with pytest.raises(ValueError, match=r"`n_epochs` must be at least 0; got .*=-1"):
         tp.EmbeddingOptions(n_epochs=-1)
     with pytest.raises(ValueError, match="`start` must be 'spectral' or 'random'; got 'pca'"):

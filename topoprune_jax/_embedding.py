@@ -11,13 +11,11 @@ from jax import lax
 from jaxtyping import Float
 
 from . import _checks as checks
+from ._distance import rescale
 from ._fuzzy import FuzzySimplicialSet, reverse_rows
 from ._spectral import spectral_start
 from ._types import Array, ArrayInput, Key, Progress
 
-# Shared shifts of an epoch; each serves a point twice as a negative sample. Their noise is what
-# differs from key to key: 16 cost less and 64 are steadier still.
-_ROLLS = 32
 _NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
 _CLIP = 4.0  # umap-learn's bound on a single force
 _LEARNING_RATE = 0.3
@@ -37,8 +35,12 @@ class EmbeddingOptions(eqx.Module):
     - `spread`: scale on which membership decays in the embedding; at least `min_dist`.
     - `n_epochs`: optimizer steps. Fewer than 50 leave clusters torn.
     - `repulsion`: strength of the repulsive force, 1 in UMAP's model.
+    - `n_negatives`: points that push each point in an epoch, as estimate of what all others do.
+      Their choice is what makes two keys differ: more of them cost time and make the embedding
+      steadier.
     - `start`: `"spectral"` (low eigenvectors of the graph's Laplacian, from a filtered subspace
-      iteration) or `"random"`. An array of coordinates goes to `embed` itself.
+      iteration: the same for every key) or `"random"`. An array of coordinates, such as
+      `principal_components(points, c, key=key)`, goes to `embed` itself.
     """
 
     n_components: int = eqx.field(static=True, default=2)
@@ -46,6 +48,7 @@ class EmbeddingOptions(eqx.Module):
     spread: float = eqx.field(static=True, default=1.0)
     n_epochs: int = eqx.field(static=True, default=120)
     repulsion: float = eqx.field(static=True, default=1.0)
+    n_negatives: int = eqx.field(static=True, default=64)
     start: str = eqx.field(static=True, default="spectral")
 
     def __check_init__(self):
@@ -56,6 +59,7 @@ class EmbeddingOptions(eqx.Module):
         )
         checks.check_count(self.n_epochs, name="n_epochs", low=0)
         checks.check_number(self.repulsion, name="repulsion", low=0)
+        checks.check_count(self.n_negatives, name="n_negatives", low=2)
         if self.start not in ("spectral", "random"):
             raise ValueError(f"`start` must be 'spectral' or 'random'; got {self.start!r}.")
 
@@ -150,7 +154,8 @@ def starting_points(
             )
         return initial.astype(fuzzy_set.memberships.dtype)
     if options.start == "spectral":
-        return spectral_start(fuzzy_set, c, key=key)
+        # The graph alone decides: a start that moved with the key would make keys differ more.
+        return spectral_start(fuzzy_set, c, key=jax.random.key(0))
     return jax.random.uniform(key, (n, c), fuzzy_set.memberships.dtype)
 
 
@@ -210,8 +215,9 @@ def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key) -> _Layout:
     """Shuffled, so that a shift of the order is a random pairing even where classes are sorted."""
     n = fuzzy_set.n_points
     jitter_key, order_key = jax.random.split(key)
-    order = jax.random.permutation(order_key, n)
+    order = jnp.argsort(jax.random.bits(order_key, (n,))).astype(jnp.int32)
     place = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
+    start, _ = rescale(start)
     start = start - jnp.mean(start, axis=0, keepdims=True)
     extent = jnp.max(jnp.abs(start))
     start = start / jnp.where(extent > 0, extent, 1) * _START_EXTENT
@@ -248,7 +254,8 @@ def _run(layout: _Layout, state, first, key: Key, *, options: EmbeddingOptions, 
         # Quadratic in the rate: a long quiet end averages the noise of the repulsion away.
         rate, momentum = _LEARNING_RATE * left * left, _MOMENTUM * left
         force, stiffness = _attraction(layout, z, a, b)
-        push = _repulsion(z, a, b, jax.random.fold_in(key, t))
+        n_shifts = -(-options.n_negatives // 2)
+        push = _repulsion(z, a, b, jax.random.fold_in(key, t), n_shifts)
         push = push * (options.repulsion * _NEGATIVES * layout.degrees)[None, :]
         step = rate * (2 * force + push) / (1 + rate * stiffness)[None, :]
         velocity = momentum * velocity + step
@@ -292,7 +299,9 @@ def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
     return lax.fori_loop(0, n_blocks, block, total)
 
 
-def _repulsion(z: Float[Array, "c n"], a: float, b: float, key: Key) -> Float[Array, "c n"]:
+def _repulsion(
+    z: Float[Array, "c n"], a: float, b: float, key: Key, n_shifts: int
+) -> Float[Array, "c n"]:
     """Mean repulsive force on every point from points at shared random shifts of the order.
 
     The force on i from i + s is, with its sign changed, the force on i + s from i: one evaluation
@@ -313,9 +322,9 @@ def _repulsion(z: Float[Array, "c n"], a: float, b: float, key: Key) -> Float[Ar
         back = lax.dynamic_slice_in_dim(jnp.concatenate([f, f], axis=1), n - shift, n, axis=1)
         return total + (f - back), None
 
-    shifts = jax.random.randint(key, (_ROLLS,), 1, n)
+    shifts = jax.random.randint(key, (n_shifts,), 1, n)
     total, _ = lax.scan(roll, jnp.zeros_like(z), shifts)
-    return total / (2 * _ROLLS)
+    return total / (2 * n_shifts)
 
 
 @jax.jit
