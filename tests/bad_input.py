@@ -20,6 +20,7 @@ GRAPH = tp.knn_graph(GOOD, n_neighbors=5)
 FUZZY = tp.fuzzy_simplicial_set(GRAPH)
 KEY = jax.random.key(0)
 SCORES = np.arange(40.0)
+STATE = tp.ManifoldState(GOOD, GOOD)
 
 
 def spoiled(value):
@@ -55,7 +56,18 @@ TAKES_POINTS = {
     "structural_complexity": tp.structural_complexity,
     "rank": lambda x: tp.rank(x, 0.5),
     "embed start": lambda x: tp.embed(FUZZY, start="none" if x is None else x, key=KEY),
+    "principal_components": lambda x: tp.principal_components(x, 1, key=KEY),
+    "kmeans_strata": lambda x: tp.kmeans_strata(x, 2, key=KEY),
+    "spectral_start": lambda x: tp.spectral_start(
+        FUZZY, 2, guess="none" if x is None else x, key=KEY
+    ),
+    "ManifoldState": lambda x: tp.ManifoldState(x, GOOD),
+    "transform": lambda x: tp.transform(STATE, x),
+    "embed_ensemble": lambda x: tp.embed_ensemble(
+        FUZZY, n_members=2, start="none" if x is None else x, key=KEY
+    ),
 }
+
 
 # Limits that have an answer: finite, deterministic, and of the right shape.
 LIMITS = {
@@ -91,7 +103,111 @@ OTHERS = {
     "ratio -0.1": (lambda: tp.rank(GOOD, -0.1), "ValueError", r"must be in \[0, 1\); got -0.1"),
     "ratio nan": (lambda: tp.rank(GOOD, float("nan")), "ValueError", "got nan"),
     "ratio text": (lambda: tp.rank(GOOD, "much"), "TypeError", "`ratio` must be a number"),
-    "ratio array": (lambda: tp.rank(GOOD, np.ones(3)), "TypeError", "`ratio` must be a number"),
+    "ratio array": (
+        lambda: tp.rank(GOOD, np.ones(3)),
+        "TypeError",
+        r"`ratio` must be a number; got shape \(3,\)",
+    ),
+    "ratio numeric text": (
+        lambda: tp.rank(GOOD, "0.9"),
+        "TypeError",
+        "`ratio` must be a number; got '0.9'",
+    ),
+    "labels ragged": (
+        lambda: tp.rank(GOOD, 0.5, labels=[[0, 1], [2]]),
+        "TypeError",
+        "`labels` must be a list or array of 40 class labels; got list",
+    ),
+    "complexity dims": (
+        lambda: tp.structural_complexity(GOOD, dims=1),
+        "TypeError",
+        "`dims` must be a sequence of homology dimensions; got int",
+    ),
+    "complexity dims array": (
+        lambda: tp.structural_complexity(GOOD, dims=jnp.asarray([0])),
+        "TypeError",
+        "`dims` must be a sequence of homology dimensions; got",
+    ),
+    "complexity power": (
+        lambda: tp.structural_complexity(GOOD, power=jnp.asarray(2.0)),
+        "TypeError",
+        "`power` must be a number; got Array",
+    ),
+    "complexity step_size": (
+        lambda: tp.structural_complexity(GOOD, step_size=1e30, method="displacement"),
+        "ValueError",
+        "`step_size` must be between 0 and 1; got .* Longer steps overshoot",
+    ),
+    "generators none": (
+        lambda: tp.diagram_from_generators(GOOD, None),
+        "TypeError",
+        "`generators` must be a Generators; got NoneType",
+    ),
+    "generators of another cloud": (
+        lambda: tp.diagram_from_generators(GOOD, tp.rips_generators(GOOD[:9])),
+        "ValueError",
+        "those of a cloud of 40 points, .* got those of 9",
+    ),
+    "embed start 3e38": (
+        lambda: tp.embed(
+            FUZZY,
+            tp.EmbeddingOptions(n_components=3),
+            start=np.where(GOOD > 0, 3e38, -3e38),
+            key=KEY,
+        ),
+        "ok",
+        "",
+    ),
+    "graph of floats": (
+        lambda: tp.NeighborGraph(GOOD, GOOD),
+        "TypeError",
+        "`indices` of a NeighborGraph must be integers; got dtype float32",
+    ),
+    "graph text": (
+        lambda: tp.NeighborGraph("indices", GOOD),
+        "TypeError",
+        "`indices` must hold numbers",
+    ),
+    "spectral_embedding": (
+        lambda: tp.spectral_embedding(GRAPH),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got NeighborGraph",
+    ),
+    "spectral_embedding n_components": (
+        lambda: tp.spectral_embedding(FUZZY, 0),
+        "ValueError",
+        "`n_components` must be between 1 and 39; got n_components=0",
+    ),
+    "principal_components n_components": (
+        lambda: tp.principal_components(GOOD, 1.5, key=KEY),
+        "TypeError",
+        "`n_components` must be a whole number; got 1.5",
+    ),
+    "kmeans_strata n_strata": (
+        lambda: tp.kmeans_strata(GOOD, 41, key=KEY),
+        "ValueError",
+        "`n_strata` must be between 1 and 40; got n_strata=41",
+    ),
+    "transform state": (
+        lambda: tp.transform(GOOD, GOOD),
+        "TypeError",
+        "`state` must be a ManifoldState; got ndarray",
+    ),
+    "transform columns": (
+        lambda: tp.transform(STATE, GOOD[:, :2]),
+        "ValueError",
+        r"`new_points` must have 3 columns.* got shape \(40, 2\)",
+    ),
+    "ManifoldState embedding": (
+        lambda: tp.ManifoldState(GOOD, GOOD[:9]),
+        "ValueError",
+        r"`embedding` must have a row for each of the 40 points; got shape \(9, 3\)",
+    ),
+    "embed_ensemble n_members": (
+        lambda: tp.embed_ensemble(FUZZY, n_members=1, key=KEY),
+        "ValueError",
+        "`n_members` must be at least 2; got n_members=1",
+    ),
     "rank labels short": (
         lambda: tp.rank(GOOD, 0.5, labels=np.zeros(39, int)),
         "ValueError",
@@ -176,12 +292,62 @@ OTHERS = {
     "knn_graph metric": (
         lambda: tp.knn_graph(GOOD, metric="l1"),
         "ValueError",
-        "`metric` must be 'euclidean' or 'cosine'; got 'l1'",
+        "`metric` must be 'euclidean', 'cosine', 'inner_product', or a JAX function.* got 'l1'",
+    ),
+    "knn_graph metric number": (
+        lambda: tp.knn_graph(GOOD, metric=2),
+        "ValueError",
+        "`metric` must be 'euclidean'.* got 2",
+    ),
+    "knn_graph metric vector": (
+        lambda: tp.knn_graph(GOOD, metric=lambda x, y: x - y),
+        "ValueError",
+        r"`metric` must return one real number.* got shape \(3,\) and dtype float32",
+    ),
+    "knn_graph metric tuple": (
+        lambda: tp.knn_graph(GOOD, metric=lambda x, y: (x, y)),
+        "TypeError",
+        "`metric` must return one number for two points; got a tuple",
+    ),
+    "knn_graph metric NumPy": (
+        lambda: tp.knn_graph(GOOD, metric=lambda x, y: np.abs(np.asarray(x)).sum()),
+        "TypeError",
+        "`metric` must be a function that JAX can trace",
+    ),
+    "knn_graph metric negative": (
+        lambda: tp.knn_graph(GOOD, metric=lambda x, y: jnp.sum(x - y)),
+        "ValueError",
+        r"`metric` must return a number that is not negative; got -.* for points 0 and",
+    ),
+    "knn_graph metric nan": (
+        lambda: tp.knn_graph(spoiled(50.0), metric=lambda x, y: jnp.sqrt(x[1] * 0 + 49 - x[1])),
+        "ValueError",
+        "`metric` must return a number that is not negative; got nan for points 7 and 0",
+    ),
+    "knn_graph inner products 1e30": (
+        lambda: tp.knn_graph(GOOD * np.float32(1e30), metric="inner_product"),
+        "ValueError",
+        "`points` must have inner products within the range of float32",
     ),
     "fuzzy graph": (
         lambda: tp.fuzzy_simplicial_set(GOOD),
         "TypeError",
         r"`graph` must be a NeighborGraph; got ndarray. Make one with `knn_graph\(points\)`",
+    ),
+    "fuzzy labels short": (
+        lambda: tp.fuzzy_simplicial_set(GRAPH, labels=np.zeros(39, int)),
+        "ValueError",
+        r"`labels` must have shape \(40,\), one label a sample; got shape \(39,\)",
+    ),
+    "fuzzy labels nan": (
+        lambda: tp.fuzzy_simplicial_set(GRAPH, labels=np.where(SCORES == 3, np.nan, 0)),
+        "ValueError",
+        "got NaN or infinity at index 3",
+    ),
+    "fuzzy target_weight": (
+        lambda: tp.fuzzy_simplicial_set(GRAPH, labels=np.zeros(40, int), target_weight=2),
+        "ValueError",
+        "`target_weight` must be between 0 and 1; got target_weight=2",
     ),
     "fuzzy connectivity": (
         lambda: tp.fuzzy_simplicial_set(GRAPH, local_connectivity="1"),
@@ -227,8 +393,12 @@ OTHERS = {
         "ValueError",
         "`method` must be 'total_persistence' or 'displacement'; got 'best'",
     ),
-    "complexity dims": (lambda: tp.structural_complexity(GOOD, dims=(5,)), "ValueError", "`dims`"),
-    "complexity power": (
+    "complexity dims 5": (
+        lambda: tp.structural_complexity(GOOD, dims=(5,)),
+        "ValueError",
+        "`dims`",
+    ),
+    "complexity power -2": (
         lambda: tp.structural_complexity(GOOD, power=-2.0),
         "ValueError",
         "`power` must be positive",
@@ -300,7 +470,11 @@ def main():
     for case, (call, error, message) in OTHERS.items():
         report(case, run(call), error, message)
     for case, points in LIMITS.items():
-        report(f"rank: {case}", run(lambda p=points: limit(p, None)), "ok", "")
+        # Shapes that nothing else compiles are ranked in one of the two ways.
+        if case not in ("2 rows", "one column"):
+            report(f"rank: {case}", run(lambda p=points: limit(p, None)), "ok", "")
+        if case in ("1 row", "3 rows", "as many rows as neighbors"):
+            continue
         labels = np.arange(len(points)) % 3
         report(f"rank with labels: {case}", run(lambda p=points, y=labels: limit(p, y)), "ok", "")
 

@@ -238,6 +238,14 @@ def test_unwritable_output_is_one_sentence(tmp_path, ranking, name, message):
         assert "\n" not in str(caught.value)
 
 
+def test_a_name_too_long_is_said_before_the_work(tmp_path):
+    name = "x" * 250 + ".npz"  # 254 characters: the system's own limit decides
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    check_writable(tmp_path / name[-longest:])
+    with pytest.raises(FileError, match=r"cannot write .*: file name too long"):
+        check_writable(tmp_path / ("y" * longest + name))
+
+
 def test_checking_leaves_nothing_behind(tmp_path):
     check_writable(tmp_path / "out.NPZ")
     check_folder(tmp_path)

@@ -535,14 +535,20 @@ def test_wrong_arguments_are_named(points, options, error, match):
             function(points, **options)
 
 
+def test_generators_of_another_cloud_are_refused():
+    generators = rips_generators(jnp.asarray(SQUARE))
+    with pytest.raises(ValueError, match=r"cloud of 3 points, .* got those of 4"):
+        diagram_from_generators(jnp.asarray(SQUARE)[:3], generators)
+
+
 def test_wrong_types_are_named():
     # Straight at the checks, since the type checker of the tests stands before the public ones.
     with pytest.raises(
         TypeError, match="`dims` must be a sequence of homology dimensions; got int"
     ):
-        persistence._check_dims(1)
+        persistence.check_dims(1)
     with pytest.raises(TypeError, match=r"`dims` must be a whole number; got 0.5"):
-        persistence._check_dims((0.5,))
+        persistence.check_dims((0.5,))
     with pytest.raises(TypeError, match="`capacity` must be a whole number or one for each"):
         persistence._check_capacity(2.5, (0, 1), 4)
     with pytest.raises(TypeError, match=r"`capacity` must be a whole number; got 2.5"):

@@ -65,7 +65,7 @@ def test_ratios_are_nested_and_share_the_order(digits, ranking):
     assert set(ranking.kept.tolist()) <= set(half.kept.tolist())
 
 
-def test_stages_make_the_ranking(digits, ranking):
+def test_stages_make_the_ranking(digits, ranking, free_ranking):
     """The steps of the docstring, from the embedding on."""
     points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
     scores = tp.structural_complexity(ranking.embedding, labels=digits[1])
@@ -74,9 +74,26 @@ def test_stages_make_the_ranking(digits, ranking):
     selection = tp.select(within, scores, 0.9, labels=digits[1])
     shared = set(selection.kept.tolist()) & set(ranking.kept.tolist())
     assert len(shared) > 170  # unit rows in another precision may turn a tie
-    free = tp.rank(digits[0], 0.9, beta=0.0)
-    cover = tp.select(tp.fuzzy_simplicial_set(tp.knn_graph(points)), scores, 0.9, beta=0.0)
-    assert len(set(cover.kept.tolist()) & set(free.kept.tolist())) > 170
+    scores = tp.structural_complexity(free_ranking.embedding)
+    np.testing.assert_array_equal(scores, free_ranking.scores)
+    strata_key = jax.random.split(jax.random.key(0), 3)[2]
+    strata = tp.kmeans_strata(free_ranking.embedding, 20, key=strata_key)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    cover = tp.select(fuzzy_set, scores, 0.9, strata=strata)
+    assert len(set(cover.kept.tolist()) & set(free_ranking.kept.tolist())) > 170
+    uniform = tp.select(fuzzy_set, scores, 0.9, beta=0.0)  # the strata do count
+    assert len(set(uniform.kept.tolist()) & set(free_ranking.kept.tolist())) < 160
+
+
+@pytest.mark.slow
+def test_vmap_over_keys(digits):
+    keys = jax.random.split(jax.random.key(3), 2)
+    kept = jax.vmap(lambda key: tp.rank(digits[0][:150], 0.8, key=key).kept)(keys)
+    assert kept.shape == (2, 30)
+    for one in kept.tolist():
+        assert len(set(one)) == 30
+        assert set(one) <= set(range(150))
+    assert kept[0].tolist() != kept[1].tolist()
 
 
 @pytest.mark.parametrize("kind", ["jax", "memmap", "float16", "float64", "integers", "list"])
@@ -138,16 +155,16 @@ def test_interrupt_from_progress_stops(digits):
         tp.rank(digits[0], 0.9, progress=stop)
 
 
-def test_identical_samples_are_named():
-    answer = tp.rank(np.full((30, 4), 2.0), 0.5)
+def test_identical_samples_are_named(digits):
+    answer = tp.rank(np.full_like(digits[0], 2.0), 0.5)
     assert bool(answer.result == tp.RESULTS.all_identical)
     assert "All samples have the same features" in tp.RESULTS[answer.result]
     assert bool(jnp.isfinite(answer.scores).all())
 
 
 def test_more_components(digits):
-    answer = tp.rank(digits[0][:300], 0.9, embedding=tp.EmbeddingOptions(n_components=8))
-    assert answer.embedding.shape == (300, 8)
+    answer = tp.rank(digits[0], 0.9, embedding=tp.EmbeddingOptions(n_components=8))
+    assert answer.embedding.shape == (len(digits[0]), 8)
 
 
 def test_beats_random_coverage_of_the_manifold(digits, free_ranking):

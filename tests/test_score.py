@@ -65,7 +65,7 @@ def test_displacement_ranks_like_total_persistence(digits):
     z = tp.embed(tp.fuzzy_simplicial_set(tp.knn_graph(digits[0])), key=jax.random.key(0))
     cheap = tp.structural_complexity(z)
     moved = tp.structural_complexity(z, method="displacement")
-    assert spearmanr(cheap, moved).statistic > 0.87
+    assert spearmanr(cheap, moved).statistic > 0.8
 
 
 def test_displacement_by_hand():
@@ -111,7 +111,7 @@ def test_many_calls_give_what_one_gives(rng, monkeypatch):
     )
     np.testing.assert_array_equal(whole, parts)
     assert calls[-1] == ("complexity", 700, 700)
-    assert [done for stage, done, _ in calls if stage == "complexity"] == [0, 256, 512, 700]
+    assert [done for stage, done, _ in calls if stage == "complexity"] == [0, 234, 468, 700]
 
 
 def test_rejects_bad_options(rng):
@@ -122,6 +122,23 @@ def test_rejects_bad_options(rng):
         tp.structural_complexity(points, method="entropy")
     with pytest.raises(ValueError, match="`n_steps` must be at least 1"):
         tp.structural_complexity(points, n_steps=0, method="displacement")
+    with pytest.raises(ValueError, match=r"`step_size` must be between 0 and 1; got .*=1e\+30"):
+        tp.structural_complexity(points, step_size=1e30, method="displacement")
+    with pytest.raises(ValueError, match="`power` must be positive and finite; got 0"):
+        tp.structural_complexity(points, power=0.0)
+    with pytest.raises(ValueError, match="`dims` must name each dimension once"):
+        tp.structural_complexity(points, dims=(0, 0))
+
+
+def test_under_jit_a_bad_row_spoils_no_other(rng):
+    points = rng.normal(size=(50, 2)).astype(np.float32)
+    bad = points.copy()
+    bad[9, 0] = np.nan
+    scores = jax.jit(lambda z: tp.structural_complexity(z, patch_size=8))(bad)
+    fine = np.delete(np.arange(50), 9)
+    assert bool(jnp.isnan(scores[9]))
+    expected = tp.structural_complexity(points[fine], patch_size=8)
+    np.testing.assert_allclose(scores[fine], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["total_persistence", "displacement"])

@@ -202,9 +202,13 @@ def test_float64_under_strict_promotion(rng, x64):
     for dtype in (np.float32, np.float64):
         selection = tp.select(fuzzy_set, rng.normal(size=120).astype(dtype), 0.5)
         np.testing.assert_array_equal(np.sort(selection.order), np.arange(120))
-    assert tp.rank(points, 0.5).kept.shape == (60,)
     start = rng.normal(size=(120, 2)).astype(np.float32)
     assert tp.embed(fuzzy_set, start=start, key=jax.random.key(0)).dtype == jnp.float64
+
+
+@pytest.mark.slow
+def test_rank_in_float64_under_strict_promotion(rng, x64):
+    assert tp.rank(rng.normal(size=(120, 3)), 0.5).kept.shape == (60,)
 
 
 def test_many_small_classes_come_first(rng):

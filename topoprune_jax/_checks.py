@@ -67,7 +67,7 @@ def check_finite(values: Array | np.ndarray, *, name: str, first_row: int = 0) -
     if is_traced(values) or _kind(values) != "float":
         return
     if isinstance(values, jax.Array):
-        if bool(jnp.isfinite(values).all()):
+        if bool(_all_finite(values)):
             return
         values = np.asarray(values)
     step = _row_chunks(values).step
@@ -81,9 +81,14 @@ def check_finite(values: Array | np.ndarray, *, name: str, first_row: int = 0) -
             )
 
 
+@jax.jit
+def _all_finite(values: Array) -> Array:
+    return jnp.isfinite(values).all()
+
+
 def float_dtype(dtype: Any) -> np.dtype:
     """The dtype that computation uses: float64 where JAX allows it, else float32."""
-    wide = np.dtype(dtype) == np.float64 and jax.config.read("jax_enable_x64")
+    wide = np.dtype(dtype).newbyteorder("=") == np.float64 and jax.config.read("jax_enable_x64")
     return np.dtype(np.float64 if wide else np.float32)
 
 
@@ -180,7 +185,13 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
             f"`{name}` is a masked array; got {np.ma.count_masked(labels)} masked entries. "
             "Give every sample a label, or leave `labels` out."
         )
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"`{name}` must be a list or array of {n} class labels; got {type(labels).__name__}, "
+            "which NumPy cannot read as one array. Pass one label for every sample."
+        ) from error
     if values.shape != (n,):
         raise ValueError(
             f"`{name}` must have shape ({n},), one label a sample; got shape {values.shape}. "
@@ -192,6 +203,8 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
                 f"`{name}` must be integers or strings; got an object array. "
                 "Convert it with `.astype(str)` or to integers."
             )
+        values = values.astype(str)
+    if values.dtype.kind == "T":  # NumPy's strings of variable width
         values = values.astype(str)
     if jnp.issubdtype(values.dtype, jnp.floating):
         whole = values.astype(np.float64)
@@ -217,12 +230,14 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
 
 def check_ratio(ratio: Any) -> float:
     """`ratio`, the fraction removed, as a float in [0, 1)."""
-    try:
-        value = float(ratio)
-    except (TypeError, ValueError) as error:
+    if isinstance(ratio, np.ndarray | jax.Array) and ratio.shape == () and not is_traced(ratio):
+        ratio = ratio.item()
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number):
+        got = f"shape {np.shape(ratio)}" if hasattr(ratio, "shape") else repr(ratio)
         raise TypeError(
-            f"`ratio` must be a number; got {ratio!r}. Pass the fraction to remove, such as 0.9."
-        ) from error
+            f"`ratio` must be a number; got {got}. Pass the fraction to remove, such as 0.9."
+        )
+    value = float(ratio)
     if 1.0 <= value <= 100.0:
         hint = (
             f"Pass {value / 100:g} to remove {value:g} %."

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ._checks import as_array, check_count, check_points, is_traced
+from ._checks import as_array, check_count, check_instance, check_points, is_traced
 from ._distance import condensed_pairs, norm
 from ._host._rips import FAILED, rips_pairs
 from ._results import RESULTS
@@ -44,6 +44,8 @@ class Generators(eqx.Module):
     """The requested homology dimensions, in the order of the slots."""
     capacities: tuple[int, ...] = eqx.field(static=True)
     """The number of slots of each requested dimension; their sum is `p`."""
+    n_points: int = eqx.field(static=True)
+    """The number of points of the cloud."""
 
 
 class Diagram(eqx.Module):
@@ -189,7 +191,8 @@ def diagram_from_generators(points: ArrayInput, generators: Generators) -> Diagr
 
     **Returns:** a [`Diagram`][] with the count and result of `generators`.
 
-    **Raises:** TypeError or ValueError for points that are no finite 2-D array of numbers.
+    **Raises:** TypeError or ValueError for points that are no finite 2-D array of numbers, and for
+    generators of another type or of another number of points.
 
     !!! example
 
@@ -202,6 +205,15 @@ def diagram_from_generators(points: ArrayInput, generators: Generators) -> Diagr
         [[-1.0], [1.0]]
     """
     points = check_points(points)
+    check_instance(
+        generators, Generators, name="generators", hint="Make them with `rips_generators(points)`."
+    )
+    n = points.shape[0]
+    if generators.n_points != n:
+        raise ValueError(
+            f"`generators` must be those of a cloud of {n} points, as many as `points` has; got "
+            f"those of {generators.n_points}. Make them with `rips_generators(points)`."
+        )
     return _diagram(generators, *_evaluate(points, generators.edges))
 
 
@@ -246,7 +258,7 @@ def _search(points, dims, max_edge_length, capacities) -> tuple[Generators, Arra
         for ends in (edges[:, :2], edges[:, 2:])
     )
     deaths = jnp.where(_is_essential(edges), jnp.inf, deaths)
-    return Generators(edges, count, result, dims, capacities), births, deaths
+    return Generators(edges, count, result, dims, capacities, n), births, deaths
 
 
 def _outcome(finite, status, overflow) -> RESULTS:
@@ -476,7 +488,7 @@ def _diagram(generators: Generators, births: Array, deaths: Array) -> Diagram:
 def _check(points, dims, max_edge_length, capacity) -> tuple[Array, dict[str, Any]]:
     """Valid points and the keyword arguments of the jitted functions."""
     points = check_points(points)
-    dims = _check_dims(dims)
+    dims = check_dims(dims)
     return points, {
         "dims": dims,
         "max_edge_length": _check_max_edge_length(max_edge_length, points.dtype),
@@ -484,7 +496,8 @@ def _check(points, dims, max_edge_length, capacity) -> tuple[Array, dict[str, An
     }
 
 
-def _check_dims(dims: Any) -> tuple[int, ...]:
+def check_dims(dims: Any) -> tuple[int, ...]:
+    """`dims` as a tuple of different homology dimensions."""
     hint = "Pass a tuple such as (0, 1)."
     if isinstance(dims, str | bytes) or not isinstance(dims, Sequence):
         raise TypeError(

@@ -121,7 +121,7 @@ def rank(
             "`grad`; got a traced array. Call it outside, or call its stages, which can."
         )
     ratio = checks.check_ratio(ratio)
-    points = _unit_rows(features, normalize, progress)
+    points, identical = _unit_rows(features, normalize, progress)
     n = points.shape[0]
     codes = None if labels is None else checks.check_labels(labels, n)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
@@ -151,7 +151,6 @@ def rank(
         progress=progress,
         key=strata_key,
     )
-    identical = bool((points == points[:1]).all()) and n > 1
     return Ranking(
         scores=scores,
         order=selection.order,
@@ -191,11 +190,14 @@ def _select(points, fuzzy_set, z, scores, ratio, codes, *, k, beta, progress, ke
     return select(within, scores, ratio, labels=codes, beta=beta, progress=progress)
 
 
-def _unit_rows(features: ArrayInput, normalize: bool, progress: Progress | None) -> Array:
-    """Checked features as float32 rows of unit length, read a slab at a time in float64.
+def _unit_rows(
+    features: ArrayInput, normalize: bool, progress: Progress | None
+) -> tuple[Array, bool]:
+    """Checked features as float32 rows of unit length, and whether several are all the same.
 
-    Slabs keep memory-mapped features out of memory, and float64 keeps 1e200 and 2**60 what they
-    are: JAX would turn the one into infinity and the other into 0.
+    Read a slab at a time in float64: slabs keep memory-mapped features out of memory, and float64
+    keeps 1e200 and 2**60 what they are, where JAX would make infinity of the one and 0 of the
+    other.
     """
     values = checks.as_array(features, name="features")
     checks.check_matrix_shape(values, name="features", min_points=1)
@@ -226,4 +228,5 @@ def _unit_rows(features: ArrayInput, normalize: bool, progress: Progress | None)
             )
     if progress is not None:
         progress("features", n, n)
-    return jnp.asarray(points)
+    identical = n > 1 and all((points[i : i + step] == points[0]).all() for i in slabs)
+    return jnp.asarray(points), identical

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import norm, rescale
 from ._graph import nearest_neighbors
-from ._persistence import vietoris_rips
-from ._summaries import total_persistence
+from ._persistence import check_dims, vietoris_rips
+from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
 
 _BATCH = 256  # patches of one host call, fewer where their distances would take more than 16 MiB
@@ -61,7 +61,7 @@ def structural_complexity(
       behind one host call for every 256 patches.
     - `power`: exponent of the lifetimes, for total persistence.
     - `method`: `"total_persistence"` or `"displacement"`.
-    - `n_steps`, `step_size`: of the optimization, for displacement.
+    - `n_steps`, `step_size`: of the optimization, for displacement; `step_size` is at most 1.
     - `progress`: called with ("complexity", done, total).
 
     **Returns:** (n,) scores, not negative, in units of the embedding (to the given power).
@@ -85,12 +85,16 @@ def structural_complexity(
     if method not in ("total_persistence", "displacement"):
         raise ValueError(f"`method` must be 'total_persistence' or 'displacement'; got {method!r}.")
     checks.check_count(n_steps, name="n_steps", low=1)
-    checks.check_number(step_size, name="step_size", low=0)
+    checks.check_number(
+        step_size, name="step_size", low=0, high=1, hint="Longer steps overshoot and diverge."
+    )
+    dims = check_dims(dims)
+    power = check_power(power)
     codes = None if labels is None else checks.check_labels(labels, n)
     patches = _patches(points, min(size, n), codes, progress)
     score = partial(
         _score_patches,
-        dims=tuple(dims),
+        dims=dims,
         power=power,
         method=method,
         n_steps=n_steps,
@@ -99,15 +103,18 @@ def structural_complexity(
     if checks.is_traced(points):
         return score(points, patches)
     n_calls = -(-n // _PATCHES_PER_CALL)
-    per_call = -(-n // (n_calls * _BATCH)) * _BATCH if n > _BATCH else n
-    padded = jnp.pad(patches, ((0, n_calls * per_call - n), (0, 0)))
+    per_call = -(-n // n_calls)
     parts = []
-    for done in range(0, n_calls * per_call, per_call):
+    for done in range(0, n, per_call):
         if progress is not None:
             jax.block_until_ready(parts[-1:])
-            progress("complexity", min(done, n - 1), n)
-        parts.append(score(points, padded[done : done + per_call]))
-    scores = jnp.concatenate(parts)[:n]
+            progress("complexity", done, n)
+        # The last call overlaps the one before it, so that all have one shape.
+        first = min(done, n - per_call)
+        part = patches if n_calls == 1 else patches[first : first + per_call]
+        part = score(points, part)
+        parts.append(part if first == done else part[done - first :])
+    scores = jnp.concatenate(parts) if n_calls > 1 else parts[0]
     if progress is not None:
         jax.block_until_ready(scores)
         progress("complexity", n, n)
@@ -152,5 +159,8 @@ def _score_patches(
         patch = points[indices]
         return persistence(patch, power) if method == "total_persistence" else displacement(patch)
 
-    batch = max(1, min(_BATCH, patches.shape[0], (1 << 22) // patches.shape[1] ** 2))
-    return lax.map(score, patches, batch_size=batch)
+    rows, m = patches.shape
+    batch = max(1, min(_BATCH, rows, (1 << 22) // m**2))
+    # `map` would compile a remainder on its own.
+    padded = jnp.pad(patches, ((0, -rows % batch), (0, 0)))
+    return lax.map(score, padded, batch_size=batch)[:rows]

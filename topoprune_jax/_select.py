@@ -1,5 +1,7 @@
 """Selection: greedy coverage of the manifold, weighted by simplicity, with quotas by class."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -104,8 +106,7 @@ def select(
     zeros = jnp.zeros(n, jnp.int32)
     codes = zeros if labels is None else checks.check_labels(labels, n)
     groups = codes if strata is None else checks.check_labels(strata, n, name="strata")
-    dtype = fuzzy_set.memberships.dtype
-    weights = jnp.exp(-beta * group_rank(values, groups).astype(dtype))
+    weights = _weights(values, groups, beta, dtype=fuzzy_set.memberships.dtype)
     coverage = greedy_coverage(fuzzy_set, weights, codes, progress=progress)
     order = _interleave(coverage, codes)
     return Selection(order, order[:n_kept], order[n_kept:], weights)
@@ -116,6 +117,7 @@ def kept_count(n: int, ratio: float) -> int:
     return max(1, int(np.floor(n - ratio * n + 0.5 + 1e-9)))
 
 
+@jax.jit
 def group_rank(values: Float[Array, " n"], groups: Int[Array, " n"]) -> Float[Array, " n"]:
     """Rank of every value within its group, divided by the group's size; ties by index."""
     n = values.shape[0]
@@ -129,6 +131,14 @@ def group_rank(values: Float[Array, " n"], groups: Int[Array, " n"]) -> Float[Ar
     return jnp.zeros_like(values).at[order].set(rank)
 
 
+@partial(jax.jit, static_argnames="dtype")
+def _weights(
+    values: Array, groups: Int[Array, " n"], beta: ArrayInput, *, dtype
+) -> Float[Array, " n"]:
+    return jnp.exp(-jnp.asarray(beta, dtype) * group_rank(values, groups).astype(dtype))
+
+
+@jax.jit
 def _interleave(coverage: Int[Array, " n"], codes: Int[Array, " n"]) -> Int[Array, " n"]:
     """Merges the orders of the classes in proportion to their sizes."""
     n = coverage.shape[0]
@@ -167,8 +177,7 @@ def greedy_coverage(
     point and the picks are those of the plain greedy.
     """
     n = fuzzy_set.n_points
-    edges = _edges_within(fuzzy_set, codes)
-    state = _start(edges, weights)
+    edges, state = _start(fuzzy_set, weights, codes)
     traced = checks.is_traced(state.covered)
     per_call = n if traced else _PICKS_PER_CALL
     for done in range(0, n, per_call):
@@ -191,7 +200,6 @@ class _Edges(eqx.Module):
     reverse_rows: Int[Array, " e"]
 
 
-@jax.jit
 def _edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> _Edges:
     indices = jnp.maximum(fuzzy_set.indices, 0)
     same = codes[indices] == codes[:, None]
@@ -210,8 +218,11 @@ def _edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> _Ed
 
 
 @jax.jit
-def _start(edges: _Edges, weights: Float[Array, " n"]) -> _Greedy:
+def _start(
+    fuzzy_set: FuzzySimplicialSet, weights: Float[Array, " n"], codes: Int[Array, " n"]
+) -> tuple[_Edges, _Greedy]:
     n = weights.shape[0]
+    edges = _edges_within(fuzzy_set, codes)
     width = max(1, int(np.ceil(np.sqrt(n))))
     blocks = -(-n // width)
     # The gain of a first pick; a little more, because these sums are in another order than `_gain`.
@@ -222,7 +233,7 @@ def _start(edges: _Edges, weights: Float[Array, " n"]) -> _Greedy:
     bound = jnp.where(jnp.isnan(bound), 0, bound)
     bound = jnp.pad(bound, (0, blocks * width - n), constant_values=-jnp.inf)
     bound = bound.reshape(blocks, width)
-    return _Greedy(
+    return edges, _Greedy(
         bound=bound,
         best=jnp.max(bound, axis=1),
         covered=jnp.zeros_like(weights),

@@ -45,7 +45,7 @@ def total_persistence(
         5.0
     """
     check_instance(diagram, Diagram, name="diagram", hint="Make one with `vietoris_rips(points)`.")
-    power = _check_power(power)
+    power = check_power(power)
     lifetimes = diagram.lifetimes
     chosen = jnp.asarray(_slots(diagram, dims))
     # NaN must reach the sum, so what is left out is named, and not what is kept.
@@ -54,7 +54,8 @@ def total_persistence(
     return jnp.sum(jnp.where(left_out, 0, powers), axis=-1)
 
 
-def _check_power(power: Any) -> float:
+def check_power(power: Any) -> float:
+    """`power` as a positive float."""
     if isinstance(power, bool) or not isinstance(power, int | float | np.integer | np.floating):
         raise TypeError(f"`power` must be a number; got {power!r}. Pass a number such as 1.0.")
     if not (power > 0 and math.isfinite(power)):

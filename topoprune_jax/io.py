@@ -204,9 +204,16 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     file = Path(path)
     if file.suffix.lower() not in _SUFFIXES:
         raise FileError(f"cannot write '{file}': the name must end in .npz or .csv.")
-    if file.is_dir():
-        raise FileError(f"cannot write '{file}': it is a folder.")
-    check_folder(file.parent)
+    try:
+        if file.is_dir():
+            raise FileError(f"cannot write '{file}': it is a folder.")
+        check_folder(file.parent)
+        file.lstat()  # says whether the name is too long
+    except (FileError, FileNotFoundError) as error:
+        if isinstance(error, FileError):
+            raise
+    except OSError as error:
+        raise FileError(f"cannot write '{file}': {_reason(error)}.") from error
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
