@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import pairwise_distances
 
 import topoprune_jax as tp
-from topoprune_jax import _graph
+from topoprune_jax import _graph, _graph_exact
 
 
 def brute_force(points, k, metric="euclidean", labels=None):
@@ -58,8 +58,8 @@ def test_equals_brute_force_on_digits(digits):
 def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch):
     points = rng.normal(size=(900, 5)).astype(np.float32)
     whole = tp.knn_graph(points, n_neighbors=12)
-    monkeypatch.setattr(_graph, "_COLUMNS", 256)
-    monkeypatch.setattr(_graph, "_CHUNK_FLOPS", 1.0)
+    monkeypatch.setattr(_graph_exact, "_COLUMNS", 256)
+    monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1.0)
     parts = tp.knn_graph(points, n_neighbors=12)
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_array_equal(whole.distances, parts.distances)
@@ -154,20 +154,20 @@ def test_one_far_outlier_costs_no_precision(rng):
 def test_ordinary_points_are_proven_by_the_first_scan(rng, monkeypatch):
     """The second scan is for hard data; it must not run on data like any other."""
     seen = []
-    settle = _graph._settle
+    settle = _graph_exact.settle
 
-    def spy(table, first_row, points, distances, proven, nearest, longest, *, metric):
+    def spy(table, rows, points, distances, proven, nearest, longest, *, metric):
         jax.debug.callback(lambda proven: seen.append(int((~proven).sum())), proven)
-        return settle(table, first_row, points, distances, proven, nearest, longest, metric=metric)
+        return settle(table, rows, points, distances, proven, nearest, longest, metric=metric)
 
-    monkeypatch.setattr(_graph, "_settle", spy)
+    monkeypatch.setattr(_graph_exact, "settle", spy)
     # A shape of its own, so that the search is traced anew, with the spy.
     tp.knn_graph(rng.normal(size=(1501, 37)).astype(np.float32)).indices.block_until_ready()
     tp.knn_graph(clusters(rng, 3, 1e-5, n=301, d=37)).indices.block_until_ready()
     jax.effects_barrier()
     assert seen[0] == 0
     assert seen[-1] == 301
-    _graph._search.clear_cache()
+    _graph_exact.search.clear_cache()
 
 
 def test_inner_product_by_hand():
@@ -296,11 +296,16 @@ def test_many_wide_candidates_are_measured_in_parts(rng):
     assert (np.asarray(whole.indices) == indices).mean() > 0.999  # float32 may turn a tie
     np.testing.assert_allclose(whole.distances, distances, rtol=1e-6)
     table = jax.eval_shape(
-        lambda x: _graph._prepare(x, None, metric="euclidean", n_rows=4096),
+        lambda x: _graph_exact.prepare(x, None, metric="euclidean", n_rows=4096),
         jax.ShapeDtypeStruct((4096, 2048), jnp.float32),
     )
-    search = _graph._search.lower(
-        table, 0, metric="euclidean", k=1000, n_tiles=16, block=4096, by_class=False
+    search = _graph_exact.search.lower(
+        table,
+        _graph_exact.tile_rows(0, 16),
+        metric="euclidean",
+        k=1000,
+        block=4096,
+        by_class=False,
     )
     # The points three times over and 64 MiB, not 2 GiB of candidates.
     assert search.compile().memory_analysis().temp_size_in_bytes < 4 * 4096 * 2048 * 4 + (1 << 28)
@@ -402,11 +407,16 @@ def test_memory_has_no_n_by_n_array():
     """No buffer of the compiled search grows with n squared."""
     n = 40_000
     table = jax.eval_shape(
-        lambda x: _graph._prepare(x, None, metric="euclidean", n_rows=40_192),
+        lambda x: _graph_exact.prepare(x, None, metric="euclidean", n_rows=40_192),
         jax.ShapeDtypeStruct((n, 8), jnp.float32),
     )
-    search = _graph._search.lower(
-        table, 0, metric="euclidean", k=15, n_tiles=157, block=40_064, by_class=False
+    search = _graph_exact.search.lower(
+        table,
+        _graph_exact.tile_rows(0, 157),
+        metric="euclidean",
+        k=15,
+        block=40_064,
+        by_class=False,
     )
     assert search.compile().memory_analysis().temp_size_in_bytes < n * n * 4 / 20
 

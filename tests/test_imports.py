@@ -17,7 +17,8 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 ROWS = [
     {"_types", "_results", "_host"},
     {"_checks", "_distance"},
-    {"_graph", "_persistence", "_strata"},
+    {"_graph_exact", "_persistence", "_strata"},
+    {"_graph"},
     {"_fuzzy", "_summaries"},
     {"_spectral", "_score", "_select"},
     {"_embedding"},

@@ -1,0 +1,480 @@
+"""The exact search for nearest neighbors: a table of points, tiles of distances, a second scan."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from . import _checks as checks
+from ._distance import norm
+from ._types import Array, ArrayInput, Progress
+
+Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
+"""The name of a distance, or a JAX function (d,), (d,) -> scalar."""
+
+ROWS = 256  # queries of a tile
+_COLUMNS = 1 << 16  # candidates looked at in one go: a tile is 64 MiB at most
+SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
+_DOUBTFUL = 32  # queries scanned again in one go
+_DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
+_SAMPLE = 1024  # points whose median is the center
+_TILE_NUMBERS = 1 << 22  # rows x columns x d of a tile under a user's metric: 16 MiB an operand
+GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
+CHUNK_FLOPS = 4e10  # work between two looks at the host: about half a second on two cores
+
+
+def exact_neighbors(
+    points: Float[Array, "n d"],
+    k: int,
+    *,
+    metric: Metric = "euclidean",
+    codes: Int[Array, " n"] | None = None,
+    stage: str = "neighbors",
+    progress: Progress | None = None,
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    """Indices and distances, for any k >= 1: missing neighbors are empty slots."""
+    n, d = points.shape
+    tiles = -(-n // ROWS)
+    if checks.is_traced(points):
+        chunk = tiles
+    else:
+        chunk = max(1, min(tiles, int(CHUNK_FLOPS / (2.0 * ROWS * n * (d + 8)))))
+    chunks = -(-tiles // chunk)
+    name = metric if isinstance(metric, str) else "function"
+    table = prepare(
+        points,
+        codes,
+        metric=name,
+        n_rows=chunks * chunk * ROWS,
+        check=checks.is_traced(points),
+    )
+    if isinstance(metric, str):
+        search_tiles = partial(
+            search, metric=metric, block=block_size(n, codes), by_class=codes is not None
+        )
+    else:
+        search_tiles = partial(_search_function, metric=metric)
+    parts = []
+    for i in range(chunks):
+        if progress is not None:
+            progress(stage, i, chunks)
+            jax.block_until_ready(parts[-1:])
+        parts.append(search_tiles(table, tile_rows(i * chunk, chunk), k=k))
+        if not isinstance(metric, str):
+            _check_values(metric, table, parts[-1][2], i * chunk)
+    indices, distances = collect(table, parts, k=k, metric=name)
+    if progress is not None:
+        jax.block_until_ready(indices)
+        progress(stage, chunks, chunks)
+    return indices, distances
+
+
+def tile_rows(first: int, count: int) -> Int[Array, "count rows"]:
+    """The rows of the table that are the queries of some tiles in a row."""
+    rows = jnp.arange(first * ROWS, (first + count) * ROWS, dtype=jnp.int32)
+    return rows.reshape(count, ROWS)
+
+
+def block_size(n: int, codes: Array | None) -> int:
+    """Columns of a tile: all points, or as many as the largest class has."""
+    width = n
+    if codes is not None:
+        width = min(n, 1 << 13) if checks.is_traced(codes) else int(jnp.bincount(codes).max())
+    return min(_COLUMNS, -(-width // 128) * 128)
+
+
+class Table(eqx.Module):
+    """Points in the order of their class, ready for the scan. `rows` counts the padding too."""
+
+    points: Float[Array, "rows e"]
+    scale: Float[Array, ""]
+    center: Float[Array, " e"]
+    index: Int[Array, " rows"]  # the point of each row, n in the padding
+    codes: Int[Array, " rows"]  # its class, -1 in the padding
+    first: Int[Array, " rows"]  # the rows of its class are first .. last - 1
+    last: Int[Array, " rows"]
+    n_points: int = eqx.field(static=True)
+
+
+@partial(jax.jit, static_argnames=("metric", "n_rows", "check"))
+def prepare(points, codes, *, metric, n_rows, check=False):
+    n = points.shape[0]
+    absent = jnp.zeros(n, bool)
+    if check:
+        # Nobody looked at the values: a row that is not finite must not spoil the others.
+        absent = ~jnp.isfinite(points).all(axis=1)
+        points = jnp.where(absent[:, None], 0, points)
+    scale = jnp.ones((), points.dtype)
+    if metric == "cosine":
+        magnitude = jnp.max(jnp.abs(points), axis=1, keepdims=True)
+        is_zero = magnitude == 0
+        points = points / jnp.where(is_zero, 1, magnitude)
+        points = points / jnp.where(is_zero, 1, norm(points)[:, None])
+        # One more axis, on which only rows of zeros live: at distance 1 - 0 from all others.
+        points = jnp.concatenate([points, is_zero.astype(points.dtype)], axis=1)
+    elif metric != "function":
+        points, scale = _within_range(points)
+    center = jnp.zeros_like(points[0])
+    if metric in ("euclidean", "cosine"):
+        # The median, because far outliers must not set the rounding of all other points.
+        # By `top_k`, which XLA compiles faster than a sort.
+        sample = points[:: -(-n // _SAMPLE)].T
+        center = lax.top_k(sample, sample.shape[1] // 2 + 1)[0][:, -1]
+    order = jnp.arange(n, dtype=jnp.int32)
+    by_class = codes is not None
+    codes = jnp.zeros(n, jnp.int32) if codes is None else codes
+    codes = jnp.where(absent, jnp.iinfo(jnp.int32).max, codes)
+    if by_class or check:
+        order = jnp.argsort(codes, stable=True).astype(jnp.int32)
+        codes = codes[order]
+    padding = (0, n_rows - n)
+    return Table(
+        points=jnp.pad(points[order], (padding, (0, 0))),
+        scale=scale,
+        center=center,
+        index=jnp.pad(order, padding, constant_values=n),
+        codes=jnp.pad(jnp.where(absent[order], -1, codes), padding, constant_values=-1),
+        first=jnp.pad(jnp.searchsorted(codes, codes, side="left").astype(jnp.int32), padding),
+        last=jnp.pad(jnp.searchsorted(codes, codes, side="right").astype(jnp.int32), padding),
+        n_points=n,
+    )
+
+
+def _within_range(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
+    """The points divided by a power of two, and that power: no bit of the mantissa changes.
+
+    The largest entry lands near the fourth root of the largest number, so that neither the squares
+    of large differences overflow nor those of small ones vanish.
+    """
+    limits = jnp.finfo(points.dtype)
+    reach = jnp.max(jnp.abs(points))
+    exponent = jnp.frexp(reach)[1] - limits.maxexp // 4
+    exponent = jnp.clip(exponent, limits.minexp + 1, limits.maxexp - 1)
+    scale = jnp.ldexp(jnp.ones_like(reach), exponent)
+    return points / scale, scale
+
+
+@partial(jax.jit, static_argnames=("metric", "k", "block", "by_class"))
+def search(
+    table: Table, queries: Int[Array, "tiles rows"], *, metric: str, k: int, block: int, by_class
+):
+    """Points and distances of the k nearest of each query, a row of the table."""
+    e, n = table.points.shape[1], table.n_points
+    n_candidates = min(k + 1 + SPARE, n)
+    inner = metric == "inner_product"
+    centered = table.points - table.center[None, :]
+    square = jnp.sum(centered * centered, axis=1)
+    longest = jnp.max(jnp.where(table.codes < 0, 0, square))
+    rounding = relative_rounding(e, table.points.dtype)
+    # With inner products the score is a lower bound: its rounding grows with both lengths.
+    extra = -4 * rounding * norm(centered) if inner else square
+    columns, column_codes = scanned_columns(table, centered, extra, block=block)
+
+    def tile(own):
+        x, codes = centered[own], table.codes[own]
+        tiny = jnp.finfo(x.dtype).tiny  # infinite columns stay infinite for a row of zeros
+        ones = jnp.maximum(norm(x), tiny) if inner else jnp.ones(own.shape, x.dtype)
+        values, found = scan(
+            jnp.concatenate([x, ones[:, None]], axis=1),
+            columns,
+            column_codes if by_class else None,
+            codes,
+            class_range(table, own),
+            n_candidates=n_candidates,
+            block=block,
+        )
+        keys, points, distances = ordered(
+            table, own, found, jnp.isinf(values), longest, metric=metric
+        )
+        kth = keys[:, min(k, n_candidates) - 1]
+        if inner:
+            reference = jnp.sum(table.points[own] * table.points[found[:, 0]], axis=1)
+            proven = values[:, -1] > 2 * (kth - reference)
+        else:
+            slack = 4 * rounding * (jnp.sqrt(square[own]) + kth) ** 2
+            proven = values[:, -1] + square[own] > kth * kth + slack
+        # An infinite last candidate: there are no others.
+        proven = proven | jnp.isinf(values[:, -1]) | (codes < 0) | (n_candidates == n)
+        missing = max(0, k - n_candidates)
+        points = jnp.pad(points[:, :k], ((0, 0), (0, missing)), constant_values=n)
+        distances = jnp.pad(distances[:, :k], ((0, 0), (0, missing)), constant_values=jnp.inf)
+        return points, distances, proven, found[:, 0]
+
+    points, distances, proven, nearest = flat(lax.map(tile, queries))
+    if n_candidates == n:
+        return points, distances
+    return settle(
+        table, queries.ravel(), points, distances, proven, nearest, longest, metric=metric
+    )
+
+
+def flat(tiles):
+    """The rows of all tiles, one after the other."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tiles)
+
+
+def scanned_columns(
+    table: Table, coordinates: Float[Array, "rows e"], extra: Float[Array, " rows"], *, block: int
+) -> tuple[Float[Array, "padded e+1"], Int[Array, " padded"]]:
+    """Columns whose product with (x, 1) is `extra` - 2 x . y, infinite where no point is."""
+    extra = jnp.where(table.codes < 0, jnp.inf, extra)
+    columns = jnp.concatenate([-2 * coordinates, extra[:, None]], axis=1)
+    columns = jnp.pad(columns, ((0, block), (0, 0))).at[table.codes.shape[0] :, -1].set(jnp.inf)
+    return columns, jnp.pad(table.codes, (0, block), constant_values=-1)
+
+
+def class_range(table: Table, own: Int[Array, " rows"]) -> tuple[Array, Array]:
+    """The rows lo .. hi - 1 in which all points of the classes of `own` are."""
+    real = table.codes[own] >= 0
+    lo = jnp.min(jnp.where(real, table.first[own], table.n_points))
+    return lo, jnp.max(jnp.where(real, table.last[own], 0))
+
+
+def scan(
+    query: Float[Array, "rows e"],
+    columns: Float[Array, "padded e"],
+    column_codes: Int[Array, " padded"] | None,
+    codes: Int[Array, " rows"],
+    between: tuple[Array, Array],
+    *,
+    n_candidates: int,
+    block: int,
+) -> tuple[Float[Array, "rows c"], Int[Array, "rows c"]]:
+    """The columns of least product with each query, block by block: products and columns."""
+    lo, hi = between
+    n_groups = group_count(block, n_candidates)
+    last = columns.shape[0] - block - 1
+
+    def scan_block(b, best):
+        values, found = best
+        left = lo + b * block
+        part = lax.dynamic_slice_in_dim(columns, left, block)
+        score = jnp.matmul(query, part.T, precision=lax.Precision.HIGHEST)
+        if column_codes is not None:
+            other = lax.dynamic_slice_in_dim(column_codes, left, block)
+            score = jnp.where(codes[:, None] == other[None, :], score, jnp.inf)
+        new_values, new = smallest(score, n_candidates, n_groups)
+        values = jnp.concatenate([values, new_values], axis=1)
+        found = jnp.concatenate([found, new + left], axis=1)
+        negative, place = lax.top_k(-values, n_candidates)
+        return -negative, jnp.take_along_axis(found, place, axis=1)
+
+    start = (
+        jnp.full((query.shape[0], n_candidates), jnp.inf, query.dtype),
+        jnp.full((query.shape[0], n_candidates), last, jnp.int32),
+    )
+    values, found = lax.fori_loop(0, -(-(hi - lo) // block), scan_block, start)
+    return values, jnp.where(jnp.isinf(values), last, jnp.minimum(found, last))
+
+
+def relative_rounding(e: int, dtype) -> float:
+    """Bound on the relative rounding of an inner product of length e.
+
+    The worst case is e units; with more than 10 sqrt(e), the chance that one product of 10^20
+    exceeds the bound is negligible if single roundings are independent (Higham & Mary 2019).
+    """
+    return float(jnp.finfo(dtype).eps) / 2 * (min(e, 10 * math.sqrt(e)) + 10)
+
+
+def _keys(x: Array, y: Array, nearest: Array, inner: bool) -> Array:
+    """What orders the candidates y of x: their distance, or minus their inner product.
+
+    Inner products are taken relative to that of `nearest`: in a tight cluster the differences are
+    far smaller than the products, which would round them away.
+    """
+    return -jnp.sum(x * (y - nearest), axis=-1) if inner else norm(x - y)
+
+
+def ordered(table: Table, own, found, absent, longest, *, metric):
+    """The candidates `found` of the rows `own` by (distance, index): keys, points, distances."""
+    n, inner = table.n_points, metric == "inner_product"
+    x, nearest = table.points[own][:, None, :], table.points[found[:, :1]]
+    rows = max(1, GATHERED_NUMBERS // (found.shape[1] * table.points.shape[1]))
+    if rows >= found.shape[0]:
+        keys = _keys(x, table.points[found], nearest, inner)
+    else:
+        keys = lax.map(
+            lambda row: _keys(row[0], table.points[row[1]], row[2], inner),
+            (x, found, nearest),
+            batch_size=rows,
+        )
+    keys = jnp.where(absent | (own[:, None] == found), jnp.inf, keys)
+    points = jnp.where(jnp.isinf(keys), n, table.index[found])
+    keys, points = lax.sort((keys, points), dimension=1, num_keys=2)
+    return keys, points, _distances(keys, x, nearest, longest, inner)
+
+
+def _distances(keys: Array, x: Array, nearest: Array, longest: Array, inner: bool) -> Array:
+    """The distances that belong to `_keys`."""
+    if not inner:
+        return keys
+    return jnp.maximum((longest - jnp.sum(x * nearest, axis=2)) + keys, 0)
+
+
+def settle(table: Table, rows, points, distances, proven, nearest, longest, *, metric):
+    """Compares the points that are not `proven` with all others of their class, by differences."""
+    n, k = table.n_points, points.shape[1]
+    n_rows = proven.shape[0]
+    inner = metric == "inner_product"
+    before = jnp.cumsum(~proven, dtype=jnp.int32)
+    count = before[-1]
+    doubtful = jnp.full(n_rows + _DOUBTFUL, n_rows - 1, jnp.int32)
+    doubtful = doubtful.at[jnp.where(proven, n_rows + _DOUBTFUL, before - 1)].set(
+        jnp.arange(n_rows, dtype=jnp.int32), mode="drop"
+    )
+    others = jnp.pad(table.points, ((0, _DOUBTFUL_COLUMNS), (0, 0)))
+    other_codes = jnp.pad(table.codes, (0, _DOUBTFUL_COLUMNS), constant_values=-1)
+
+    def step(state):
+        done, points, distances = state
+        slots = lax.dynamic_slice_in_dim(doubtful, done, _DOUBTFUL)
+        used = done + jnp.arange(_DOUBTFUL, dtype=jnp.int32) < count
+        own = rows[slots]
+        x, codes = table.points[own][:, None, :], table.codes[own]
+        reference = table.points[nearest[slots]][:, None, :]
+        lo = jnp.min(jnp.where(used, table.first[own], n))
+        hi = jnp.max(jnp.where(used, table.last[own], 0))
+
+        def scan_block(b, best):
+            left = lo + b * _DOUBTFUL_COLUMNS
+            y = lax.dynamic_slice_in_dim(others, left, _DOUBTFUL_COLUMNS)
+            columns = left + jnp.arange(_DOUBTFUL_COLUMNS, dtype=jnp.int32)
+            keys = _keys(x, y[None], reference, inner)
+            same = lax.dynamic_slice_in_dim(other_codes, left, _DOUBTFUL_COLUMNS)[None, :]
+            same = codes[:, None] == same
+            keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)
+            return _merge(best, keys, columns)
+
+        keys, found = lax.fori_loop(
+            0, -(-(hi - lo) // _DOUBTFUL_COLUMNS), scan_block, _no_neighbors(_DOUBTFUL, k, x.dtype)
+        )
+        # Rows of a class are in the order of their index, so ties are too.
+        new_points = jnp.where(jnp.isinf(keys), n, table.index[found])
+        new_distances = _distances(keys, x, reference, longest, inner)
+        target = jnp.where(used, slots, n_rows)
+        points = points.at[target].set(new_points, mode="drop")
+        distances = distances.at[target].set(new_distances, mode="drop")
+        return done + _DOUBTFUL, points, distances
+
+    start = (jnp.zeros((), jnp.int32), points, distances)
+    return lax.while_loop(lambda state: state[0] < count, step, start)[1:]
+
+
+def _no_neighbors(rows: int, k: int, dtype) -> tuple[Array, Array]:
+    return jnp.full((rows, k), jnp.inf, dtype), jnp.zeros((rows, k), jnp.int32)
+
+
+def _merge(best: tuple[Array, Array], values: Float[Array, "rows width"], columns: Array):
+    """The k least of `best` and one more block of columns; ties go to the earlier column."""
+    k = best[0].shape[1]
+    columns = jnp.broadcast_to(columns[None, :], values.shape)
+    negative, place = lax.top_k(-jnp.concatenate([best[0], values], axis=1), k)
+    found = jnp.concatenate([best[1], columns], axis=1)
+    return -negative, jnp.take_along_axis(found, place, axis=1)
+
+
+@eqx.filter_jit
+def _search_function(table: Table, queries: Int[Array, "tiles rows"], *, metric: Callable, k: int):
+    """As `search`, every pair by the function; and the rows where a value was NaN or negative."""
+    n, d = table.n_points, table.points.shape[1]
+    size = ROWS
+    while size > 1 and size * size * d > _TILE_NUMBERS:
+        size //= 2
+    width = max(1, min(ROWS, n, _TILE_NUMBERS // (size * d)))
+    others = jnp.pad(table.points, ((0, width), (0, 0)))
+    other_codes = jnp.pad(table.codes, (0, width), constant_values=-1)
+    values_of = jax.vmap(jax.vmap(metric, in_axes=(None, 0)), in_axes=(0, None))
+
+    def tile(own):
+        x, codes = table.points[own], table.codes[own]
+        real = codes >= 0
+        lo, hi = class_range(table, own)
+
+        def scan_block(b, state):
+            best, bad = state
+            left = lo + b * width
+            rows = left + jnp.arange(width, dtype=jnp.int32)
+            y = lax.dynamic_slice_in_dim(others, left, width)
+            values = values_of(x, y).astype(x.dtype)
+            same = codes[:, None] == lax.dynamic_slice_in_dim(other_codes, left, width)[None, :]
+            asked = same & real[:, None] & (own[:, None] != rows[None, :])
+            bad = bad | jnp.any(asked & ~(values >= 0), axis=1)
+            values = jnp.where(asked & ~jnp.isnan(values), values, jnp.inf)
+            return _merge(best, values, rows), bad
+
+        (distances, found), bad = lax.fori_loop(
+            0,
+            -(-(hi - lo) // width),
+            scan_block,
+            (_no_neighbors(size, k, x.dtype), jnp.zeros(size, bool)),
+        )
+        return jnp.where(jnp.isinf(distances), n, table.index[found]), distances, bad
+
+    return flat(lax.map(tile, queries.reshape(-1, size)))
+
+
+def _check_values(metric: Callable, table: Table, bad: Array, first_tile: int) -> None:
+    if checks.is_traced(bad) or not bool(bad.any()):
+        return
+    n, row = table.n_points, first_tile * ROWS + int(bad.argmax())
+    values = lax.map(partial(metric, table.points[row]), table.points[:n])
+    asked = (table.codes[:n] == table.codes[row]).at[row].set(False)
+    other = int((asked & ~(values >= 0)).argmax())
+    raise ValueError(
+        f"`metric` must return a number that is not negative; got {float(values[other]):g} for "
+        f"points {int(table.index[row])} and {int(table.index[other])}. "
+        "Guard its square roots, logarithms and divisions, or clip it at 0."
+    )
+
+
+def group_count(width: int, k: int) -> int:
+    """Number of groups that makes the two stages of `smallest` cheapest, a divisor of `width`."""
+    size = 1
+    while width % (2 * size) == 0 and (2 * size) ** 2 * k <= 2 * width:
+        size *= 2
+    return width // size
+
+
+def smallest(
+    score: Float[Array, "rows width"], k: int, n_groups: int
+) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
+    """The k least values of each row and their columns, exactly.
+
+    Column c belongs to group c mod n_groups. The k least values lie in the k groups whose minima
+    are least: were one in another group, those k minima would all be smaller.
+    """
+    rows, width = score.shape
+    size = width // n_groups
+    if size == 1 or n_groups <= k:
+        negative, found = lax.top_k(-score, min(k, width))
+        return -negative, found.astype(jnp.int32)
+    minima = jnp.min(score.reshape(rows, size, n_groups), axis=1)
+    _, groups = lax.top_k(-minima, k)
+    members = groups[:, :, None] + n_groups * jnp.arange(size, dtype=groups.dtype)[None, None, :]
+    members = members.reshape(rows, k * size)
+    negative, place = lax.top_k(-jnp.take_along_axis(score, members, axis=1), k)
+    return -negative, jnp.take_along_axis(members, place, axis=1).astype(jnp.int32)
+
+
+@partial(jax.jit, static_argnames=("k", "metric"))
+def collect(table: Table, parts, *, k: int, metric: str):
+    """Puts the rows back into the order of the points."""
+    n = table.n_points
+    absent = (table.codes[:n] < 0)[:, None]
+    found = jnp.where(absent, n, jnp.concatenate([part[0] for part in parts])[:n])
+    distances = jnp.concatenate([part[1] for part in parts])[:n]
+    distances = jnp.where(absent, jnp.inf, distances)
+    place = table.index[:n]
+    indices = jnp.zeros((n, k), jnp.int32).at[place].set(jnp.where(found >= n, -1, found))
+    distances = jnp.zeros((n, k), distances.dtype).at[place].set(distances)
+    if metric == "cosine":
+        return indices, distances * distances / 2
+    if metric == "inner_product":
+        return indices, distances * table.scale * table.scale
+    return indices, distances * table.scale
