@@ -294,6 +294,41 @@ OTHERS = {
         "ValueError",
         "`metric` must be 'euclidean', 'cosine', 'inner_product', or a JAX function.* got 'l1'",
     ),
+    "knn_graph method": (
+        lambda: tp.knn_graph(GOOD, method="fast"),
+        "ValueError",
+        "`method` must be 'exact', 'projected' or 'blocks'; got 'fast'",
+    ),
+    "knn_graph method number": (
+        lambda: tp.knn_graph(GOOD, method=2),
+        "ValueError",
+        "`method` must be 'exact', 'projected' or 'blocks'; got 2",
+    ),
+    "knn_graph method array": (
+        lambda: tp.knn_graph(GOOD, method=np.array(["exact", "blocks"])),
+        "ValueError",
+        "`method` must be 'exact', 'projected' or 'blocks'; got array",
+    ),
+    "knn_graph method of a function": (
+        lambda: tp.knn_graph(GOOD, method="projected", metric=lambda x, y: jnp.abs(x - y).sum()),
+        "ValueError",
+        "`method` must be 'exact' where `metric` is a function; got method='projected'",
+    ),
+    "knn_graph blocks of classes": (
+        lambda: tp.knn_graph(GOOD, method="blocks", labels=np.arange(40) % 2),
+        "ValueError",
+        "`method` must be 'exact' or 'projected' where there are `labels`; got 'blocks'",
+    ),
+    "graph recall": (
+        lambda: tp.NeighborGraph([[1], [0]], [[1.0], [1.0]], 1.5),
+        "ValueError",
+        "`recall` of a NeighborGraph must be one number between 0 and 1; got 1.5",
+    ),
+    "graph recalls": (
+        lambda: tp.NeighborGraph([[1], [0]], [[1.0], [1.0]], [1.0, 1.0]),
+        "ValueError",
+        r"`recall` of a NeighborGraph must be one number .*; got shape \(2,\)",
+    ),
     "knn_graph metric number": (
         lambda: tp.knn_graph(GOOD, metric=2),
         "ValueError",

@@ -18,6 +18,7 @@ ROWS = [
     {"_types", "_results", "_host"},
     {"_checks", "_distance"},
     {"_graph_exact", "_persistence", "_strata"},
+    {"_graph_approximate"},
     {"_graph"},
     {"_fuzzy", "_summaries"},
     {"_spectral", "_score", "_select"},

@@ -473,8 +473,13 @@ def collect(table: Table, parts, *, k: int, metric: str):
     place = table.index[:n]
     indices = jnp.zeros((n, k), jnp.int32).at[place].set(jnp.where(found >= n, -1, found))
     distances = jnp.zeros((n, k), distances.dtype).at[place].set(distances)
+    return indices, in_units(table, distances, metric=metric)
+
+
+def in_units(table: Table, distances: Array, *, metric: str) -> Array:
+    """Distances of the table's rows as the metric has them."""
     if metric == "cosine":
-        return indices, distances * distances / 2
+        return distances * distances / 2
     if metric == "inner_product":
-        return indices, distances * table.scale * table.scale
-    return indices, distances * table.scale
+        return distances * table.scale * table.scale
+    return distances * table.scale

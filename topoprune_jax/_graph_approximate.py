@@ -1,0 +1,490 @@
+"""Faster searches that may miss a neighbor: a scan of few coordinates, and a scan of near blocks.
+
+Both pick candidates from tiles of products and compute the distances of these anew from
+differences, as the exact search does, and both say what fraction of the true neighbors they found.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Bool, Float, Int
+
+from . import _checks as checks
+from . import _graph_exact as exact
+from ._distance import norm
+from ._graph_exact import ROWS, Table
+from ._types import Array, Progress
+
+_AXES = 64  # principal axes that are scanned
+_SPLIT_AXES = 32  # those that the tree and the choice of blocks look at
+_ALIKE = 0.6  # guessed cosine of what two near points have beyond these axes
+_PCA_SAMPLE = 8192  # points that the axes are fitted to
+_POWERS = 3  # rounds of subspace iteration
+_SPLIT_POWERS = 2  # rounds of power iteration for the direction of a split
+_VOTES = 8  # blocks that each point of a tile votes for
+_GROUPS = 24  # groups of columns for each candidate that is kept
+_SAMPLE = 512  # points whose neighbors are sought exactly, for the recall
+
+
+def approximate_neighbors(
+    points: Float[Array, "n d"],
+    k: int,
+    *,
+    method: str,
+    metric: str,
+    codes: Int[Array, " n"] | None,
+    stage: str,
+    progress: Progress | None,
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"], Float[Array, ""]]:
+    """Indices, distances and recall."""
+    n, d = points.shape
+    plan = _plan(n, k)
+    if d <= _AXES if method == "projected" else plan is None:
+        found = exact.exact_neighbors(
+            points, k, metric=metric, codes=codes, stage=stage, progress=progress
+        )
+        return *found, jnp.ones((), points.dtype)
+    if method == "projected":
+        return _projected_neighbors(points, k, metric, codes, stage, progress)
+    return _block_neighbors(points, k, metric, plan, stage, progress)
+
+
+class _Steps:
+    """Runs the pieces of a search, with `progress` called before each."""
+
+    def __init__(self, stage: str, total: int, progress: Progress | None):
+        self.stage, self.total, self.progress = stage, total, progress
+        self.done = 0
+        self.last = None
+
+    def run(self, function, *args, **kwargs):
+        if self.progress is not None:
+            self.progress(self.stage, self.done, self.total)
+            jax.block_until_ready(self.last)
+        self.last = function(*args, **kwargs)
+        self.done += 1
+        return self.last
+
+    def end(self):
+        if self.progress is not None:
+            jax.block_until_ready(self.last)
+            self.progress(self.stage, self.total, self.total)
+
+
+class _Coordinates(eqx.Module):
+    """What is scanned instead of the points: |y|^2 - 2 x . y for a query x and a value y."""
+
+    queries: Float[Array, "rows c"]
+    values: Float[Array, "rows c"]
+    is_complete: Bool[Array, ""]  # nothing is lost but rounding
+
+
+@partial(jax.jit, static_argnames=("metric", "width"))
+def _coordinates(table: Table, *, metric: str, width: int) -> _Coordinates:
+    """Coordinates along the leading axes and, where there are more, the length of what remains.
+
+    For the orthogonal projection P and Q = 1 - P, x . y = Px . Py + Qx . Qy. The last product lies
+    between plus and minus |Qx| |Qy|: `_ALIKE` times that is put in its place.
+
+    For inner products a value y has one more coordinate, sqrt(M - |y|^2), where a query has 0: the
+    nearest is then the one of the largest product.
+    """
+    x = jnp.where(table.codes[:, None] < 0, 0, table.points - table.center[None, :])
+    queries = None
+    if metric == "inner_product":
+        square = jnp.sum(x * x, axis=1)
+        lift = jnp.sqrt(jnp.max(square) - square)[:, None]
+        queries = jnp.concatenate([x, jnp.zeros_like(lift)], axis=1)
+        x = jnp.concatenate([x, lift], axis=1)
+        middle = jnp.mean(x, axis=0, keepdims=True)
+        queries, x = queries - middle, x - middle
+    e = x.shape[1]
+    axes = _principal_axes(x[: table.n_points : -(-table.n_points // _PCA_SAMPLE)], min(e, width))
+    values, rest = _projected(x, axes)
+    asked, asked_rest = (values, rest) if queries is None else _projected(queries, axes)
+    if e <= width:
+        return _Coordinates(asked, values, jnp.ones((), bool))
+    lost = rest <= exact.relative_rounding(e, x.dtype) * jnp.max(norm(x))
+    return _Coordinates(
+        jnp.concatenate([asked, _ALIKE * asked_rest[:, None]], axis=1),
+        jnp.concatenate([values, rest[:, None]], axis=1),
+        jnp.all(lost),
+    )
+
+
+def _principal_axes(sample: Float[Array, "m e"], p: int) -> Float[Array, "e p"]:
+    """By subspace iteration, in the order of falling variance."""
+    e, limits = sample.shape[1], jnp.finfo(sample.dtype)
+    sample = sample / jnp.maximum(jnp.max(jnp.abs(sample)), limits.tiny)
+
+    def power(_, axes):
+        # Orthogonal up to rounding, which is enough between two rounds and cheaper than `qr`.
+        weights, vectors = jnp.linalg.eigh(axes.T @ axes)
+        least = jnp.maximum(limits.eps * weights[-1], limits.tiny)
+        axes = axes @ (vectors / jnp.sqrt(jnp.maximum(weights, least))[None, :])
+        return sample.T @ (sample @ axes)
+
+    axes = jax.random.normal(jax.random.key(0), (e, min(e, p + 8)), sample.dtype)
+    axes = jnp.linalg.qr(lax.fori_loop(0, _POWERS, power, axes))[0]
+    scores = sample @ axes
+    vectors = jnp.linalg.eigh(scores.T @ scores)[1]
+    return axes @ vectors[:, ::-1][:, :p]
+
+
+def _projected(x: Float[Array, "rows e"], axes: Float[Array, "e p"]) -> tuple[Array, Array]:
+    """Coordinates along the axes, and the length of what they leave."""
+    along = jnp.matmul(x, axes, precision=lax.Precision.HIGHEST)
+    return along, norm(x - jnp.matmul(along, axes.T, precision=lax.Precision.HIGHEST))
+
+
+def _projected_neighbors(points, k, metric, codes, stage, progress):
+    n, d = points.shape
+    traced = checks.is_traced(points)
+    tiles = -(-n // ROWS)
+    flops = 2.0 * ROWS * n * (_AXES + 8) + 64.0 * ROWS * k * d
+    chunk = tiles if traced else max(1, min(tiles, int(exact.CHUNK_FLOPS / flops)))
+    chunks = -(-tiles // chunk)
+    steps = _Steps(stage, chunks + 2, progress)
+    table = exact.prepare(points, codes, metric=metric, n_rows=chunks * chunk * ROWS, check=traced)
+    coordinates = steps.run(_coordinates, table, metric=metric, width=_AXES)
+    block, by_class = exact.block_size(n, codes), codes is not None
+    parts = [
+        steps.run(
+            _search_coordinates,
+            table,
+            coordinates,
+            exact.tile_rows(i * chunk, chunk),
+            metric=metric,
+            k=k,
+            n_candidates=min(n, 3 * k + 4),
+            block=block,
+            by_class=by_class,
+        )
+        for i in range(chunks)
+    ]
+    found = exact.collect(table, parts, k=k, metric=metric)
+    recall = steps.run(_recall, table, *found, metric=metric, k=k, block=block, by_class=by_class)
+    steps.end()
+    return *found, recall
+
+
+@partial(jax.jit, static_argnames=("metric", "k", "n_candidates", "block", "by_class"))
+def _search_coordinates(
+    table: Table, coordinates: _Coordinates, queries, *, metric, k, n_candidates, block, by_class
+):
+    """Points and distances of the k nearest among the nearest `n_candidates` by coordinates."""
+    n, values = table.n_points, coordinates.values
+    square = jnp.sum(values * values, axis=1)
+    columns, column_codes = exact.scanned_columns(table, values, square, block=block)
+    longest = _longest(table)
+    rounding = exact.relative_rounding(table.points.shape[1], values.dtype)
+
+    def tile(own):
+        x = coordinates.queries[own]
+        score, found = exact.scan(
+            jnp.concatenate([x, jnp.ones((ROWS, 1), x.dtype)], axis=1),
+            columns,
+            column_codes if by_class else None,
+            table.codes[own],
+            exact.class_range(table, own),
+            n_candidates=n_candidates,
+            block=block,
+        )
+        _, points, distances = exact.ordered(
+            table, own, found, jnp.isinf(score), longest, metric=metric
+        )
+        kth = distances[:, k - 1]
+        slack = 4 * rounding * (jnp.sqrt(square[own]) + kth) ** 2
+        proven = score[:, -1] + square[own] > kth * kth + slack
+        proven = proven | jnp.isinf(score[:, -1]) | (table.codes[own] < 0)
+        return points[:, :k], distances[:, :k], proven, found[:, 0]
+
+    points, distances, proven, nearest = exact.flat(lax.map(tile, queries))
+    if n_candidates == n:
+        return points, distances
+    if metric == "inner_product":
+        return points, distances
+    # Where nothing was lost, only rounding can hide a neighbor, as in the exact search.
+    proven = proven | ~coordinates.is_complete
+    return exact.settle(
+        table, queries.ravel(), points, distances, proven, nearest, longest, metric=metric
+    )
+
+
+def _longest(table: Table) -> Float[Array, ""]:
+    """Greatest squared length, the constant of the inner-product distance."""
+    square = jnp.sum(table.points * table.points, axis=1)
+    return jnp.max(jnp.where(table.codes < 0, 0, square))
+
+
+@partial(jax.jit, static_argnames=("metric", "k", "block", "by_class"))
+def _recall(table: Table, indices, distances, *, metric, k, block, by_class) -> Float[Array, ""]:
+    """Fraction of the true neighbors of some points that are at most as far as the true k-th."""
+    n = table.n_points
+    m = min(_SAMPLE, n)
+    # One row from each of m equal stretches of the table.
+    shift = jax.random.uniform(jax.random.key(1), (m,), distances.dtype)
+    rows = (jnp.arange(m, dtype=shift.dtype) + shift) * (n / m)
+    rows = jnp.minimum(rows.astype(jnp.int32), n - 1)
+    tiles = -(-m // ROWS)
+    queries = jnp.pad(rows, (0, tiles * ROWS - m), mode="edge").reshape(tiles, ROWS)
+    _, true = exact.search(table, queries, metric=metric, k=k, block=block, by_class=by_class)
+    true = exact.in_units(table, true[:m], metric=metric)
+    own = distances[table.index[rows]]
+    present = ~jnp.isinf(true) & (table.codes[rows] >= 0)[:, None]
+    farthest = jnp.max(jnp.where(present, true, 0), axis=1)
+    # Two programs round one distance differently; inner products round as the largest of them.
+    size = farthest
+    if metric == "inner_product":
+        size = size + exact.in_units(table, _longest(table), metric=metric)
+    farthest = farthest + exact.relative_rounding(table.points.shape[1], size.dtype) * size
+    hits = jnp.sum(~jnp.isinf(own) & (own <= farthest[:, None]), axis=1)
+    wanted = jnp.sum(present, axis=1)
+    hits = jnp.sum(jnp.minimum(hits, wanted))
+    return jnp.where(jnp.sum(wanted) == 0, 1, hits / jnp.maximum(jnp.sum(wanted), 1))
+
+
+class _Plan(NamedTuple):
+    """Shape of the tree and of the scan. 2^levels blocks, each of 2^split tiles of queries."""
+
+    levels: int
+    split: int
+    visited: int  # blocks that a tile scans
+    candidates: int  # kept of each point, and measured in the end
+    shared: int  # nearest candidates whose own candidates are looked at
+    rounds: int  # of looking at them
+
+
+def _plan(n: int, k: int) -> _Plan | None:
+    """None where the exact search is as cheap.
+
+    Blocks of about 200 points, more for large k. In a space of D dimensions the neighbors of a tile
+    lie in a number of blocks that depends on D, not on n, once the tree is deep enough to have cut
+    every direction; until then it grows. So does the number that is visited, as n^(1/3).
+    """
+    size = max(200, 4 * k)
+    levels = max(0, round(math.log2(n / size)))
+    visited = 8 * max(3, round(5 * (n / 50_000) ** (1 / 3)))
+    if 3 * visited > 2**levels:
+        return None
+    split = 1 if n < 100_000 else 2
+    return _Plan(levels, split, visited, 5 * k // 2 + 3, min(k, 10), 1)
+
+
+class _Tree(eqx.Module):
+    """A table in the order of a tree's leaves, so that blocks and tiles are slices of it."""
+
+    table: Table
+    queries: Float[Array, "rows c"]  # scanned coordinates
+    values: Float[Array, "rows c"]
+    columns: Float[Array, "blocks size w"]  # -2 times these and their squared length
+    centers: Float[Array, "blocks s"]
+    longest: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames=("metric", "plan"))
+def _plant(table: Table, *, metric: str, plan: _Plan) -> _Tree:
+    """Halves the points at the median of a long direction, then each half, and so on."""
+    n = table.n_points
+    depth = plan.levels + plan.split
+    leaf = -(-n // 2**depth)
+    n_rows = leaf << depth
+    coordinates = _coordinates(table, metric=metric, width=_AXES)
+    queries, values = coordinates.queries, coordinates.values
+    s = min(values.shape[1], _SPLIT_AXES)
+    # Leaves are of one size: copies of some points fill them up, spread over the table.
+    spare = n_rows - n
+    copies = jnp.arange(spare, dtype=jnp.int32) * (n // max(spare, 1))
+    order = jnp.concatenate([jnp.arange(n, dtype=jnp.int32), copies])
+    # A copy has a number above n, which tells it from the point.
+    number = jnp.arange(n_rows, dtype=jnp.int32)
+    order, number = order[None, :], number[None, :]
+    for _ in range(depth):
+        z = values[:, :s][order]
+        z = z - jnp.mean(z, axis=1, keepdims=True)
+        key = jnp.sum(z * _long_direction(z)[:, None, :], axis=2)
+        _, order, number = lax.sort((key, order, number), dimension=1, num_keys=1)
+        order, number = (x.reshape(2 * x.shape[0], -1) for x in (order, number))
+    order, is_copy = order.ravel(), number.ravel() >= n
+    codes = jnp.where(is_copy, -1, table.codes[order])
+    rows = jnp.arange(n_rows, dtype=jnp.int32)
+    tree_table = Table(
+        points=table.points[order],
+        scale=table.scale,
+        center=table.center,
+        index=jnp.where(codes < 0, n, table.index[order]),
+        codes=codes,
+        first=jnp.zeros_like(rows),
+        last=jnp.full_like(rows, n_rows),
+        n_points=n,
+    )
+    values = values[order]
+    extra = jnp.where(codes < 0, jnp.inf, jnp.sum(values * values, axis=1))
+    columns = jnp.concatenate([-2 * values, extra[:, None]], axis=1)
+    blocks = 2**plan.levels
+    return _Tree(
+        table=tree_table,
+        queries=queries[order],
+        values=values,
+        columns=columns.reshape(blocks, -1, columns.shape[1]),
+        centers=jnp.mean(values[:, :s].reshape(blocks, -1, s), axis=1),
+        longest=_longest(table),
+    )
+
+
+def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"]:
+    """About the first principal axis of each block: power iteration from its farthest point."""
+    far = jnp.argmax(jnp.sum(z * z, axis=2), axis=1)
+    direction = jnp.take_along_axis(z, far[:, None, None], axis=1)[:, 0]
+    tiny = jnp.finfo(z.dtype).tiny
+    for _ in range(_SPLIT_POWERS):
+        direction = direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
+        along = jnp.sum(z * direction[:, None, :], axis=2)
+        along = along / jnp.maximum(jnp.max(jnp.abs(along), axis=1), tiny)[:, None]
+        direction = jnp.sum(z * along[:, :, None], axis=1)
+    return direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
+
+
+def _block_neighbors(points, k, metric, plan, stage, progress):
+    traced = checks.is_traced(points)
+    n, d = points.shape
+    table = exact.prepare(points, None, metric=metric, n_rows=n, check=traced)
+    tiles = 2 ** (plan.levels + plan.split)
+    width = -(-n // 2**plan.levels) * plan.visited
+    flops = 2.0 * n * (width * (min(d, _AXES) + 8) + 32 * k * d)
+    chunks = 1
+    while not traced and chunks < tiles and flops > chunks * exact.CHUNK_FLOPS:
+        chunks *= 2
+    starts = [jnp.asarray(i * (tiles // chunks), jnp.int32) for i in range(chunks)]
+    steps = _Steps(stage, 2 + chunks * (2 + plan.rounds), progress)
+    tree = steps.run(_plant, table, metric=metric, plan=plan)
+    options = {"plan": plan, "n_tiles": tiles // chunks}
+    parts = [steps.run(_scan_blocks, tree, start, **options) for start in starts]
+    for _ in range(plan.rounds):
+        near = jnp.concatenate(parts)
+        parts = [steps.run(_look_around, tree, near, start, k=k, **options) for start in starts]
+    parts = [
+        steps.run(_measure, tree, part, start, metric=metric, k=k, **options)
+        for part, start in zip(parts, starts, strict=True)
+    ]
+    found = _gather(tree, parts, metric=metric)
+    recall = steps.run(
+        _recall, table, *found, metric=metric, k=k, block=exact.block_size(n, None), by_class=False
+    )
+    steps.end()
+    return *found, recall
+
+
+def _tile_rows(tree: _Tree, plan: _Plan, tile) -> Int[Array, " size"]:
+    size = tree.values.shape[0] >> (plan.levels + plan.split)
+    return tile * size + jnp.arange(size, dtype=jnp.int32)
+
+
+@partial(jax.jit, static_argnames=("plan", "n_tiles"))
+def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candidates"]:
+    """The nearest rows, by scanned coordinates, within the blocks that a row's tile visits."""
+    blocks, size, width = tree.columns.shape
+    s = tree.centers.shape[1]
+    votes = min(_VOTES, blocks)
+    square = jnp.sum(tree.centers * tree.centers, axis=1)
+    groups = exact.group_count(blocks, votes)
+
+    def tile(t):
+        own = _tile_rows(tree, plan, t)
+        x = tree.queries[own]
+        to_centers = square[None, :] - 2 * jnp.matmul(
+            x[:, :s], tree.centers.T, precision=lax.Precision.HIGHEST
+        )
+        near = exact.smallest(to_centers, votes, groups)[0][:, -1:]
+        count = jnp.sum(to_centers <= near, axis=0, dtype=x.dtype)
+        # Blocks with equal votes by their mean distance, which counts for less than one vote.
+        mean = jnp.mean(to_centers, axis=0)
+        spread = jnp.maximum(jnp.max(mean) - jnp.min(mean), jnp.finfo(x.dtype).tiny)
+        rank = count - (mean - jnp.min(mean)) / spread
+        rank = rank.at[t >> plan.split].set(jnp.inf)
+        visited = jnp.sort(lax.top_k(rank, plan.visited)[1])
+        columns = tree.columns[visited].reshape(plan.visited * size, width)
+        query = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
+        score = jnp.matmul(query, columns.T, precision=lax.Precision.HIGHEST)
+        score, place = _least_of_groups(score, plan.candidates)
+        found = visited[place // size] * size + place % size
+        return jnp.where(jnp.isinf(score), own[:, None], found)
+
+    return exact.flat(lax.map(tile, first + jnp.arange(n_tiles, dtype=jnp.int32)))
+
+
+def _least_of_groups(
+    score: Float[Array, "rows width"], k: int
+) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
+    """The least value of each of the k groups of columns whose least values are least.
+
+    Nearly the k least values: where two share a group, one is lost; of the first j that is about
+    j^2 / 2G with G groups. `smallest`, which loses none, takes another `top_k`.
+    """
+    rows, width = score.shape
+    size = 1
+    while width % (2 * size) == 0 and width // (2 * size) >= _GROUPS * k:
+        size *= 2
+    n_groups = width // size
+    least, groups = lax.top_k(-jnp.min(score.reshape(rows, size, n_groups), axis=1), k)
+    members = groups[:, :, None] + n_groups * jnp.arange(size, dtype=groups.dtype)[None, None, :]
+    values = jnp.take_along_axis(score, members.reshape(rows, -1), axis=1)
+    place = jnp.argmin(values.reshape(rows, k, size), axis=2).astype(groups.dtype)
+    return -least, groups + n_groups * place
+
+
+@partial(jax.jit, static_argnames=("k", "plan", "n_tiles"))
+def _look_around(tree: _Tree, near, first, *, k, plan, n_tiles) -> Int[Array, "rows candidates"]:
+    """The nearest of each row's candidates and of those of the nearest of them.
+
+    An empty slot names the row itself.
+    """
+
+    def tile(t):
+        own = _tile_rows(tree, plan, t)
+        # As a rule a row's own first candidate is the row itself.
+        theirs = near[near[own, 1 : plan.shared + 1], 1 : k + 1].reshape(own.shape[0], -1)
+        found = jnp.sort(jnp.concatenate([near[own], theirs], axis=1), axis=1)
+        score = jnp.sum((tree.values[found] - tree.queries[own][:, None, :]) ** 2, axis=2)
+        again = jnp.pad(found[:, 1:] == found[:, :-1], ((0, 0), (1, 0)))
+        score = jnp.where(again | (tree.table.codes[found] < 0), jnp.inf, score)
+        negative, place = lax.top_k(-score, plan.candidates)
+        found = jnp.take_along_axis(found, place, axis=1)
+        return jnp.where(jnp.isinf(negative), own[:, None], found)
+
+    return exact.flat(lax.map(tile, first + jnp.arange(n_tiles, dtype=jnp.int32)))
+
+
+@partial(jax.jit, static_argnames=("metric", "k", "plan", "n_tiles"))
+def _measure(tree: _Tree, near, first, *, metric, k, plan, n_tiles):
+    """Points and true distances of the k nearest of each row's candidates."""
+
+    def tile(part):
+        t, found = part
+        own = _tile_rows(tree, plan, t)
+        _, points, distances = exact.ordered(
+            tree.table, own, found, own[:, None] == found, tree.longest, metric=metric
+        )
+        return points[:, :k], distances[:, :k]
+
+    tiles = first + jnp.arange(n_tiles, dtype=jnp.int32)
+    return exact.flat(lax.map(tile, (tiles, near.reshape(n_tiles, -1, plan.candidates))))
+
+
+@partial(jax.jit, static_argnames="metric")
+def _gather(tree: _Tree, parts, *, metric: str):
+    """Puts the rows back into the order of the points; a copy's row is dropped."""
+    n, k = tree.table.n_points, parts[0][0].shape[1]
+    found = jnp.concatenate([part[0] for part in parts])
+    distances = jnp.concatenate([part[1] for part in parts])
+    place = tree.table.index
+    indices = jnp.full((n, k), -1, jnp.int32)
+    indices = indices.at[place].set(jnp.where(found >= n, -1, found), mode="drop")
+    empty = jnp.full((n, k), jnp.inf, distances.dtype)
+    distances = empty.at[place].set(distances, mode="drop")
+    return indices, exact.in_units(tree.table, distances, metric=metric)
