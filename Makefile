@@ -22,10 +22,10 @@ demo: .venv/.demo
 	$(BIN)/topoprune demo --out demo-output
 
 test: .venv/.dev lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: .venv/.dev lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
