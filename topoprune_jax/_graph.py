@@ -116,8 +116,8 @@ def knn_graph(
     - `"cosine"`: 1 - cos(x_i, x_j);
     - `"inner_product"`: M - x_i . x_j with M = max_l |x_l|^2, so that the neighbors are those of
       the largest inner product. It is not negative (Cauchy-Schwarz), symmetric, equal to the cosine
-      distance on rows of unit length, and half the squared Euclidean distance of the usual lifting
-      of inner products (Bachrach et al., RecSys 2014, doi 10.1145/2645710.2645741);
+      distance on rows of unit length, and orders neighbors as the Euclidean distance of the usual
+      lifting does (Bachrach et al., RecSys 2014, doi 10.1145/2645710.2645741);
     - a JAX function `metric(x: (d,), y: (d,)) -> scalar`: its value. It need be neither symmetric
       nor zero on the diagonal; an infinite value is no neighbor.
 
