@@ -149,6 +149,7 @@ def test_points_without_edges_are_finite():
     assert bool(jnp.isfinite(z).all())
 
 
+@pytest.mark.slow
 def test_vmap_over_keys_and_jit(rng):
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(60, 4)), n_neighbors=6))
     keys = jax.random.split(jax.random.key(0), 3)

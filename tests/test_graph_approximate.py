@@ -62,7 +62,7 @@ def check_graph(graph, points, metric="euclidean"):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("data", [clustered, gaussian])
+@pytest.mark.parametrize("data", [clustered, pytest.param(gaussian, marks=pytest.mark.slow)])
 def test_recall_is_high_and_said(rng, data, metric, method):
     # Independent features are hard, and have their largest products with points that are far.
     least = {"projected": 0.98, "blocks": 0.96} if data is clustered else {}
@@ -211,6 +211,7 @@ def test_deterministic_and_the_same_in_parts_and_under_jit(rng, method, monkeypa
     assert abs(float(jitted.recall) - float(graph.recall)) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_under_jit_and_vmap_a_bad_row_spoils_no_other(rng, method):
     points = np.stack([clustered(rng, n=800), gaussian(rng, n=800, d=48)])
