@@ -203,6 +203,11 @@ OTHERS = {
         "ValueError",
         r"`embedding` must have a row for each of the 40 points; got shape \(9, 3\)",
     ),
+    "embed_ensemble fuzzy_set": (
+        lambda: tp.embed_ensemble(GOOD, key=KEY),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got ndarray",
+    ),
     "embed_ensemble n_members": (
         lambda: tp.embed_ensemble(FUZZY, n_members=1, key=KEY),
         "ValueError",

@@ -124,6 +124,26 @@ def test_repulsion_is_the_mean_over_all_pairs(rng):
 HELIX = np.stack([np.arange(20), np.cos(np.arange(20)), np.sin(np.arange(20))], axis=1)
 
 
+def test_more_negatives_estimate_the_repulsion_more_steadily(rng):
+    """The noise of a mean falls with the root of its sample, all else being equal."""
+    z = jnp.asarray(rng.normal(size=(2, 400)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    def noise(n_shifts):
+        draws = jax.vmap(lambda k: _embedding._repulsion(z, 1.5, 0.9, k, n_shifts))(keys)
+        return float(jnp.sqrt(jnp.mean(jnp.var(draws, axis=0))))
+
+    assert 3 < noise(4) / noise(64) < 5  # 4 for independent draws
+
+
+def test_spectral_start_does_not_depend_on_the_key(digits_set):
+    options = tp.EmbeddingOptions()
+    one, two = (
+        _embedding.starting_points(digits_set, options, None, jax.random.key(s)) for s in (0, 1)
+    )
+    np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize(
     ("points", "c"),
     [

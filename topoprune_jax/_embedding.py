@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from . import _checks as checks
 from ._distance import rescale
-from ._fuzzy import FuzzySimplicialSet, reverse_rows
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._spectral import spectral_start
 from ._types import Array, ArrayInput, Key, Progress
 
@@ -114,12 +114,7 @@ def embed(
 
     ```
     """
-    checks.check_instance(
-        fuzzy_set,
-        FuzzySimplicialSet,
-        name="fuzzy_set",
-        hint="Make one with `fuzzy_simplicial_set(graph)`.",
-    )
+    check_fuzzy_set(fuzzy_set)
     check_options(options)
     checks.check_key(key)
     order_key, start_key, epoch_key = jax.random.split(key, 3)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from . import _checks as checks
 from ._embedding import EmbeddingOptions, check_options, embed, starting_points
-from ._fuzzy import FuzzySimplicialSet
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._types import Array, ArrayInput, Key
 
 _ALIGNMENT_ROUNDS = 4
@@ -73,6 +73,7 @@ def embed_ensemble(
 
     ```
     """
+    check_fuzzy_set(fuzzy_set)
     e = checks.check_count(n_members, name="n_members", low=2)
     checks.check_key(key)
     check_options(options)

@@ -1,6 +1,7 @@
 """The fuzzy simplicial set of a neighbor graph (UMAP's model), under static shapes."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -144,6 +145,16 @@ def fuzzy_simplicial_set(
     dtype = graph.distances.dtype
     mix, between = jnp.asarray(mix, dtype), jnp.asarray(_between_classes(weight), dtype)
     return _build(graph, connectivity, mix, codes, between)
+
+
+def check_fuzzy_set(fuzzy_set: Any) -> None:
+    """Raises unless it is a `FuzzySimplicialSet`."""
+    checks.check_instance(
+        fuzzy_set,
+        FuzzySimplicialSet,
+        name="fuzzy_set",
+        hint="Make one with `fuzzy_simplicial_set(graph)`.",
+    )
 
 
 def _label_codes(labels: ArrayInput, n: int) -> Int[Array, " n"]:

@@ -20,12 +20,12 @@ Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
 
 ROWS = 256  # queries of a tile
 _COLUMNS = 1 << 16  # candidates looked at in one go: a tile is 64 MiB at most
-SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
+_SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
 _DOUBTFUL = 32  # queries scanned again in one go
 _DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
 _SAMPLE = 1024  # points whose median is the center
 _TILE_NUMBERS = 1 << 22  # rows x columns x d of a tile under a user's metric: 16 MiB an operand
-GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
+_GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
 CHUNK_FLOPS = 4e10  # work between two looks at the host: about half a second on two cores
 
 
@@ -166,7 +166,7 @@ def search(
 ):
     """Points and distances of the k nearest of each query, a row of the table."""
     e, n = table.points.shape[1], table.n_points
-    n_candidates = min(k + 1 + SPARE, n)
+    n_candidates = min(k + 1 + _SPARE, n)
     inner = metric == "inner_product"
     centered = table.points - table.center[None, :]
     square = jnp.sum(centered * centered, axis=1)
@@ -295,7 +295,7 @@ def ordered(table: Table, own, found, absent, longest, *, metric):
     """The candidates `found` of the rows `own` by (distance, index): keys, points, distances."""
     n, inner = table.n_points, metric == "inner_product"
     x, nearest = table.points[own][:, None, :], table.points[found[:, :1]]
-    rows = max(1, GATHERED_NUMBERS // (found.shape[1] * table.points.shape[1]))
+    rows = max(1, _GATHERED_NUMBERS // (found.shape[1] * table.points.shape[1]))
     if rows >= found.shape[0]:
         keys = _keys(x, table.points[found], nearest, inner)
     else:

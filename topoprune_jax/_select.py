@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._fuzzy import FuzzySimplicialSet, reverse_rows
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._types import Array, ArrayInput, Progress
 
 DEFAULT_BETA = 1.0
@@ -93,12 +93,7 @@ def select(
 
     ```
     """
-    checks.check_instance(
-        fuzzy_set,
-        FuzzySimplicialSet,
-        name="fuzzy_set",
-        hint="Make one with `fuzzy_simplicial_set(graph)`.",
-    )
+    check_fuzzy_set(fuzzy_set)
     n = fuzzy_set.n_points
     values = checks.check_ranks(scores, n, name="scores")
     n_kept = kept_count(n, checks.check_ratio(ratio))

@@ -1,7 +1,6 @@
 """Linear views of the data: principal components, and low eigenvectors of the graph's Laplacian."""
 
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Float
 
 from . import _checks as checks
 from ._distance import rescale
-from ._fuzzy import FuzzySimplicialSet, reverse_rows
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._types import Array, ArrayInput, Key
 
 _ROUNDS = 60  # of the filter for `spectral_embedding`: converged on every set that was tried
@@ -184,16 +183,6 @@ def low_eigenvectors(
     start = basis @ vectors[:, order]
     missing = n_components - start.shape[1]
     return jnp.pad(start, ((0, 0), (0, missing))), jnp.pad(values[order], (0, missing))
-
-
-def check_fuzzy_set(fuzzy_set: Any) -> None:
-    """Raises unless it is a `FuzzySimplicialSet`."""
-    checks.check_instance(
-        fuzzy_set,
-        FuzzySimplicialSet,
-        name="fuzzy_set",
-        hint="Make one with `fuzzy_simplicial_set(graph)`.",
-    )
 
 
 def spectral_embedding(

@@ -204,16 +204,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     file = Path(path)
     if file.suffix.lower() not in _SUFFIXES:
         raise FileError(f"cannot write '{file}': the name must end in .npz or .csv.")
+    check_folder(file.parent)
     try:
-        if file.is_dir():
-            raise FileError(f"cannot write '{file}': it is a folder.")
-        check_folder(file.parent)
-        file.lstat()  # says whether the name is too long
-    except (FileError, FileNotFoundError) as error:
-        if isinstance(error, FileError):
-            raise
-    except OSError as error:
+        is_folder = stat.S_ISDIR(file.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name too long, for one
         raise FileError(f"cannot write '{file}': {_reason(error)}.") from error
+    if is_folder:
+        raise FileError(f"cannot write '{file}': it is a folder.")
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
