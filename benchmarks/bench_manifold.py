@@ -46,6 +46,9 @@ from topoprune_jax._provenance import provenance
 K = 15  # neighbors without the point itself; umap-learn, pynndescent and faiss count it: K + 1
 OURS, SEEDED, PARALLEL = "topoprune_jax", "umap-learn, seeded", "umap-learn, all threads"
 APPROXIMATE = "approximate neighbors"
+SEARCHES = ("projected", "blocks")  # of ours, beside the exact one
+MANY_POINTS = 10_000  # from which these searches are of use
+MANY_NEGATIVES = 320  # five times the default: the repulsion that an ensemble of five samples
 UMAP_SMALL = 4096  # fewer points, and umap-learn computes all distances
 DIMENSIONS = (2, 8)
 QUALITY_SEEDS = 3
@@ -145,9 +148,9 @@ class Set:
 SETS = {
     "digits": Set(digits, first_call=True),
     "cifar_features_20k": Set(lambda: cifar_features(20_000), first_call=True),
-    "cifar_features_50k": Set(lambda: cifar_features(50_000)),
+    "cifar_features_50k": Set(lambda: cifar_features(50_000), dimensions=(2,)),
     "cifar_pixels_5k": Set(lambda: cifar_pixels(5_000, 64)),
-    "cifar_pixels_20k": Set(lambda: cifar_pixels(20_000, 64)),
+    "cifar_pixels_20k": Set(lambda: cifar_pixels(20_000, 64), dimensions=(2,)),
     "banking77": Set(banking77, first_call=True),
     "swiss_roll": Set(lambda: swiss_roll(5_000)),
     "torus": Set(lambda: torus(5_000)),
@@ -204,10 +207,11 @@ def summary(samples):
 # --- What is compared -----------------------------------------------------------------------------
 
 
-def ours(points, c, seed):
-    graph = tp.knn_graph(points, n_neighbors=K)
+def ours(points, c, seed, *, method="exact", **options):
+    graph = tp.knn_graph(points, n_neighbors=K, method=method)
     fuzzy_set = tp.fuzzy_simplicial_set(graph)
-    return tp.embed(fuzzy_set, tp.EmbeddingOptions(n_components=c), key=jax.random.key(seed))
+    options = tp.EmbeddingOptions(n_components=c, **options)
+    return tp.embed(fuzzy_set, options, key=jax.random.key(seed))
 
 
 def umap_learn(points, c, **options):
@@ -252,8 +256,13 @@ def knn_contenders(points):
         search = NearestNeighbors(n_neighbors=K, algorithm="brute", n_jobs=-1).fit(points)
         return search.kneighbors()[::-1]
 
+    def searched(method):
+        return lambda seed: tp.knn_graph(points, n_neighbors=K, method=method)
+
+    many = len(points) >= MANY_POINTS
     return {
-        OURS: lambda seed: tp.knn_graph(points, n_neighbors=K),
+        OURS: searched("exact"),
+        **{f"{OURS}, {method}": searched(method) for method in SEARCHES if many},
         "pynndescent, all threads": descent,
         SEEDED: umap_seeded,
         "faiss flat, all threads": flat,
@@ -266,7 +275,7 @@ def measure_knn(points, repeats, farthest):
     record, results = side_by_side(knn_contenders(points), repeats)
     for name, several in results.items():
         found = several[-1]
-        indices = np.asarray(found.indices if name == OURS else found[0])
+        indices = np.asarray(found.indices if name.startswith(OURS) else found[0])
         record[name]["recall"] = recall(points, indices, farthest)
     return record
 
@@ -324,8 +333,9 @@ def umap_neighbors(graph):
     return indices, distances
 
 
-def measure_layout(points, graph, umap_graph, c, repeats, *, start):
-    """The optimizer from the same coordinates, or (`start=None`) after everybody's own start."""
+def measure_layout(points, graph, umap_graph, c, repeats):
+    """The optimizer from the same coordinates."""
+    start = principal_start(points, c)
     fuzzy_set = jax.block_until_ready(tp.fuzzy_simplicial_set(graph))
     options = tp.EmbeddingOptions(n_components=c)
     a, b = umap.find_ab_params(1.0, 0.1)
@@ -344,7 +354,7 @@ def measure_layout(points, graph, umap_graph, c, repeats, *, start):
                 gamma=1.0,
                 negative_sample_rate=5,
                 n_epochs=None,
-                init="spectral" if start is None else start,
+                init=start,
                 random_state=state,
                 metric="euclidean",
                 metric_kwds={},
@@ -375,9 +385,14 @@ def principal_start(points, c):
 def measure_end_to_end(points, c, repeats):
     contenders = {
         OURS: lambda seed: ours(points, c, seed),
+        f"{OURS}, {MANY_NEGATIVES} negatives": lambda seed: ours(
+            points, c, seed, n_negatives=MANY_NEGATIVES
+        ),
         SEEDED: lambda seed: umap_learn(points, c, random_state=seed, n_jobs=1),
         PARALLEL: lambda seed: umap_learn(points, c),
     }
+    if len(points) >= MANY_POINTS:
+        contenders[f"{OURS}, blocks"] = lambda seed: ours(points, c, seed, method="blocks")
     if len(points) < UMAP_SMALL:
         # umap-learn calls its metric from Python for every pair then, which its users can avoid.
         avoid = {"force_approximation_algorithm": True}
@@ -602,21 +617,15 @@ def measure(chosen, repeats, first_repeats):
         shapes = {name: h1_diagram(shape) for name, shape in data.shapes.items()}
 
     stages = {
-        "optimizer": lambda c: measure_layout(
-            points, graph, umap_graph, c, repeats, start=principal_start(points, c)
-        ),
-        "start and optimizer": lambda c: measure_layout(
-            points, graph, umap_graph, c, repeats, start=None
-        ),
+        "optimizer": lambda c: measure_layout(points, graph, umap_graph, c, repeats),
         "end to end": lambda c: measure_end_to_end(points, c, repeats),
     }
     for stage, run in stages.items():
         record[stage] = {}
         for c in chosen.dimensions:
             entry, results = run(c)
-            if stage != "start and optimizer":
-                for name, embeddings in results.items():
-                    entry[name]["quality"] = quality(data, original, embeddings, shapes=shapes)
+            for name, embeddings in results.items():
+                entry[name]["quality"] = quality(data, original, embeddings, shapes=shapes)
             record[stage][str(c)] = entry
             say_medians(f"{stage}, {c}-d", entry)
     if chosen.first_call:
@@ -647,7 +656,7 @@ def say_medians(stage, record):
                 line += f" h1 {shape} {distance:.4f}"
             if entry["quality"]["steadiness"]:
                 line += f" steadiness {entry['quality']['steadiness']['mean']:.4f}"
-        say(f"    {name:32}{line}")
+        say(f"    {name:44}{line}")
 
 
 def main():

@@ -52,21 +52,18 @@ def verdict(value, bar):
     return "yes, both" if value >= aim else "yes" if value >= must else "**no**"
 
 
-def speed_row(measure, name, entry, bar, peer="umap-learn"):
-    other = fastest(entry, peer)
-    mine, theirs = entry[OURS]["median"], entry[other]["median"]
-    wall, cpu = (theirs[clock] / mine[clock] for clock in ("wall", "cpu"))
-    return [
-        measure,
-        name,
-        seconds(mine["wall"]),
-        seconds(theirs["wall"]),
-        other,
-        f"{wall:.1f}",
-        f"{cpu:.1f}",
-        f"{bar[0]:g} / {bar[1]:g}" if bar else "",
-        verdict(wall, bar) if bar else "",
-    ]
+def speed_rows(measure, name, entry, bar):
+    """Every way of ours next to umap-learn's fastest."""
+    other = fastest(entry, "umap-learn")
+    theirs = entry[other]["median"]
+    rows = []
+    for way, found in contenders(entry, OURS).items():
+        mine = found["median"]
+        wall, cpu = (theirs[clock] / mine[clock] for clock in ("wall", "cpu"))
+        row = [measure, name, way.removeprefix(f"{OURS}, "), seconds(mine["wall"])]
+        row += [seconds(theirs["wall"]), other, f"{wall:.1f}", f"{cpu:.1f}"]
+        rows.append([*row, f"{bar[0]:g} / {bar[1]:g}", verdict(wall, bar)])
+    return rows
 
 
 def speed(sets):
@@ -75,50 +72,39 @@ def speed(sets):
         for c, entry in record.get("end to end", {}).items():
             kind = f"end to end, {c}-d"
             bar = BAR[f"{kind}, 50k" if c == "2" and record["n"] > 20_000 else kind]
-            rows.append(speed_row(kind, name, entry, bar))
+            rows += speed_rows(kind, name, entry, bar)
     for name, record in sets.items():
         for kind, entry in record.get("first call", {}).items():
-            rows.append(speed_row(f"first call, {kind}", name, entry, BAR[f"first call, {kind}"]))
-    for stage, bar in (("optimizer", BAR["optimizer"]), ("start and optimizer", None)):
-        for name, record in sets.items():
-            for c, entry in record.get(stage, {}).items():
-                rows.append(speed_row(f"{stage}, {c}-d", name, entry, bar))
+            rows += speed_rows(f"first call, {kind}", name, entry, BAR[f"first call, {kind}"])
+    for name, record in sets.items():
+        for c, entry in record.get("optimizer", {}).items():
+            rows += speed_rows(f"optimizer, {c}-d", name, entry, BAR["optimizer"])
     for name, record in sets.items():
         if "fuzzy" in record:
-            rows.append(speed_row("fuzzy set", name, record["fuzzy"], BAR["fuzzy set"]))
-    header = ["warm unless it says first", "set", "ours, s", "theirs, s", "they", "ratio, wall"]
-    return table([*header, "ratio, CPU", "must / try", "met"], rows)
+            rows += speed_rows("fuzzy set", name, record["fuzzy"], BAR["fuzzy set"])
+    header = ["warm unless it says first", "set", "we", "ours, s", "theirs, s", "they"]
+    return table([*header, "ratio, wall", "ratio, CPU", "must / try", "met"], rows)
 
 
 def knn(sets):
     rows = []
     for name, record in sets.items():
-        size = f"{record['n'] // 1000}k x {record['d']}"
-        bar = BAR.get(f"kNN, {size}")
+        bar = BAR.get(f"kNN, {record['n'] // 1000}k x {record['d']}")
         entry = record["knn"]
-        for other, found in contenders(entry).items():
-            ratio = found["ratio_of_medians"]
-            judged = bar if other.startswith("pynndescent") else None
+        peer = entry["pynndescent, all threads"]["median"]["wall"]
+        for way, found in contenders(entry).items():
+            ratio = peer / found["median"]["wall"]
+            judged = bar if way.startswith(OURS) else None
             met = ""
             if judged:
-                right = entry[OURS]["recall"] >= RECALL
-                met = verdict(ratio["wall"], judged) if right else "**no** (recall)"
-            rows.append(
-                [
-                    name,
-                    f"{record['n']} x {record['d']}",
-                    other,
-                    seconds(found["median"]["wall"]),
-                    seconds(found["median"]["cpu"]),
-                    f"{found['recall']:.4f}",
-                    f"{ratio['wall']:.2f}",
-                    f"{ratio['cpu']:.2f}",
-                    f"{judged[0]:g} / {judged[1]:g}" if judged else "",
-                    met,
-                ]
-            )
+                right = found["recall"] >= RECALL
+                met = verdict(ratio, judged) if right else "**no** (recall)"
+            row = [name, f"{record['n']} x {record['d']}", way]
+            row += [seconds(found["median"][clock]) for clock in ("wall", "cpu")]
+            row += [f"{found['recall']:.4f}", f"{ratio:.2f}"]
+            rows.append([*row, f"{judged[0]:g} / {judged[1]:g}" if judged else "", met])
     header = ["set", "size", "neighbor graph by", "wall s", "CPU s", "recall"]
-    return table([*header, "wall / ours", "CPU / ours", "must / try", "met"], rows)
+    return table([*header, "pynndescent's wall / this", "must / try", "met"], rows)
 
 
 def quality(sets):
@@ -132,14 +118,14 @@ def quality(sets):
 
 
 def quality_rows(what, name, entry):
-    """Ours is held against the better of umap-learn's, number by number."""
+    """Ours are held against the better of umap-learn's, number by number."""
     found = {n: e["quality"] for n, e in contenders(entry).items()}
-    peers = [q for n, q in found.items() if n != OURS]
+    peers = [q for n, q in found.items() if not n.startswith(OURS)]
     rows = []
     for other, q in found.items():
         trust, steady = q["mean"]["trustworthiness"], steadiness(q)
         met = ["", ""]
-        if other == OURS:
+        if other.startswith(OURS):
             gap = trust - max(p["mean"]["trustworthiness"] for p in peers)
             met[0] = f"{gap:+.4f} " + ("yes" if gap >= TRUST else "**no**")
             gap = steady - max(steadiness(p) for p in peers)

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 
 import topoprune_jax as tp
+from topoprune_jax._fuzzy import _stable_order
 
 
 def dense(fuzzy_set):
@@ -270,3 +271,11 @@ def test_rejects_bad_graphs(rng):
         tp.fuzzy_simplicial_set(good, local_connectivity=4.0)
     with pytest.raises(ValueError, match=r"`set_op_mix_ratio` must be between 0 and 1; got .*=2"):
         tp.fuzzy_simplicial_set(good, set_op_mix_ratio=2)
+
+
+@pytest.mark.parametrize(("size", "highest"), [(1, 0), (2, 5), (3000, 40), (70_000, 1 << 20)])
+def test_reverse_edges_are_in_stable_order(size, highest):
+    # With 17 bits for the position, 21 bits of value take two digits.
+    values = np.random.default_rng(0).integers(0, highest + 1, size).astype(np.int32)
+    order = _stable_order(jnp.asarray(values), highest)
+    np.testing.assert_array_equal(order, np.argsort(values, kind="stable"))
