@@ -218,3 +218,43 @@ def test_options_are_checked():
     graph = tp.NeighborGraph(jnp.asarray([[1], [0]]), jnp.ones((2, 1)))
     with pytest.raises(ValueError, match=r"`start` must have shape \(2, 2\).*got \(3, 2\)"):
         tp.embed(tp.fuzzy_simplicial_set(graph), start=np.eye(3)[:, :2], key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("n", [2, 3, 100, 101, 350])
+def test_tiles_push_as_all_at_once(n, monkeypatch):
+    monkeypatch.setattr(_embedding, "_TILE", 100)  # one, two and four tiles, some not full
+    z = jax.random.normal(jax.random.key(0), (3, n))
+    shifts = jax.random.randint(jax.random.key(1), (7,), 1, n)
+    tiled = _embedding._push_in_tiles(z, shifts, a=1.6, b=0.9)
+    at_once = _embedding._push_at_once(z, shifts, a=1.6, b=0.9)
+    np.testing.assert_allclose(tiled, at_once, atol=1e-4)
+    together = jax.vmap(lambda s: _embedding._repulsion(z, 1.6, 0.9, s, 7))(
+        jax.random.split(jax.random.key(2), 2)
+    )
+    one = _embedding._repulsion(z, 1.6, 0.9, jax.random.split(jax.random.key(2), 2)[1], 7)
+    np.testing.assert_array_equal(together[1], one)
+
+
+@pytest.mark.parametrize("n_points", [60, 250])
+def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
+    monkeypatch.setattr(_embedding, "_TILE", 100)
+    monkeypatch.setattr(_embedding, "_REVERSE_BLOCK", 64)
+    points = np.random.default_rng(0).normal(size=(n_points, 4)).astype(np.float32)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=6))
+    start = jnp.asarray(points[:, :2])
+    layout = _embedding._layout.__wrapped__(fuzzy_set, start, jax.random.key(0))
+    a, b = 1.6, 0.9
+    force, stiffness = _embedding._attraction(layout, layout.start, a, b)
+    z = np.asarray(layout.start.T[layout.place], np.float64)
+    i, j, mu = fuzzy_set.edges()
+    difference = z[i] - z[j]
+    squared = (difference**2).sum(axis=1)
+    gain = mu * 2 * a * b * squared ** (b - 1) / (1 + a * squared**b)
+    pull = np.clip(gain[:, None] * difference, -4, 4)
+    expected, total = np.zeros_like(z), np.zeros(n_points)
+    np.subtract.at(expected, i, pull)
+    np.add.at(expected, j, pull)
+    np.add.at(total, i, gain)
+    np.add.at(total, j, gain)
+    np.testing.assert_allclose(force.T[layout.place], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(stiffness[layout.place], total, rtol=1e-4)

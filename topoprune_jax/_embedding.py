@@ -20,7 +20,9 @@ _NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
 _CLIP = 4.0  # umap-learn's bound on a single force
 _LEARNING_RATE = 0.3
 _MOMENTUM = 0.9
-_REVERSE_BLOCK = 1 << 15
+# On CPU, loops over arrays that fit the first cache are several times faster than over long ones.
+_REVERSE_BLOCK = 1 << 10
+_TILE = 1 << 11
 _EPOCHS_PER_CALL = 10
 _START_EXTENT = 10.0  # umap-learn's
 
@@ -196,8 +198,8 @@ class _Layout(eqx.Module):
 
     place: Array  # place[i] is where point i went
     start: Float[Array, "c n"]
-    neighbors: Array  # (k, n), in the new order
-    weights: Float[Array, "k n"]
+    neighbors: Array  # (k, tiles * tile), in the new order; a point without weight fills them up
+    weights: Float[Array, "k m"]
     reverse_rows: Array  # (n k + block,)
     reverse_neighbors: Array
     reverse_weights: Array
@@ -223,12 +225,14 @@ def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key) -> _Layout:
         return jnp.where(indices >= 0, place[jnp.maximum(indices, 0)], 0).astype(jnp.int32)
 
     block = (0, _REVERSE_BLOCK)
+    n_tiles, tile = _tiles(n)
+    last = ((0, 0), (0, n_tiles * tile - n))
     rows = reverse_rows(fuzzy_set)
     return _Layout(
         place=place,
         start=start[order].T,
-        neighbors=moved(fuzzy_set.indices)[order].T,
-        weights=fuzzy_set.memberships[order].T,
+        neighbors=jnp.pad(moved(fuzzy_set.indices)[order].T, last),
+        weights=jnp.pad(fuzzy_set.memberships[order].T, last),
         reverse_rows=jnp.pad(moved(jnp.where(rows < n, rows, -1)), block),
         reverse_neighbors=jnp.pad(moved(fuzzy_set.reverse_indices), block),
         reverse_weights=jnp.pad(fuzzy_set.reverse_memberships, block),
@@ -259,8 +263,18 @@ def _run(layout: _Layout, state, first, key: Key, *, options: EmbeddingOptions, 
     return lax.scan(epoch, state, first + jnp.arange(n_epochs, dtype=jnp.int32))[0]
 
 
+def _tiles(n: int) -> tuple[int, int]:
+    """Into how many tiles of the same size n points are divided, and that size."""
+    n_tiles = max(1, -(-n // _TILE))
+    return n_tiles, -(-n // n_tiles)
+
+
 def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
     """Force along all edges of every point, and the sum of their stiffness."""
+    c, n = z.shape
+    n_tiles, tile = _tiles(n)
+    whole = layout.neighbors.shape[1]
+    padded = jnp.pad(z, ((0, 0), (0, whole - n)))
 
     def pull(difference, weight):
         squared = jnp.sum(difference * difference, axis=0)
@@ -271,14 +285,31 @@ def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
         gain = jnp.where(positive, weight * gain, 0)
         return -jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP), gain
 
-    def column(carry, slot):
-        force, stiffness = carry
-        j, weight = slot
-        f, s = pull(z - z[:, j], weight)
-        return (force + f, stiffness + s), None
+    def listed(size, first):
+        """From the neighbors that `size` points list."""
 
-    zero = (jnp.zeros_like(z), jnp.zeros_like(z[0]))
-    total = lax.scan(column, zero, (layout.neighbors, layout.weights))[0]
+        def part(values):
+            return lax.dynamic_slice_in_dim(values, first, size, axis=1)
+
+        own = part(padded)
+
+        def column(carry, slot):
+            force, stiffness = carry
+            j, weight = slot
+            f, s = pull(own - z[:, j], weight)
+            return (force + f, stiffness + s), None
+
+        zero = (jnp.zeros_like(own), jnp.zeros_like(own[0]))
+        return lax.scan(column, zero, (part(layout.neighbors), part(layout.weights)))[0]
+
+    def in_tiles(_):
+        force, stiffness = lax.map(partial(listed, tile), tile * jnp.arange(n_tiles))
+        return force.transpose(1, 0, 2).reshape(c, whole), stiffness.reshape(whole)
+
+    def at_once(_):
+        return listed(whole, 0)
+
+    force, stiffness = lax.platform_dependent(z, cpu=in_tiles, default=at_once)
 
     def block(i, carry):
         force, stiffness = carry
@@ -291,7 +322,7 @@ def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
         return force.at[:, rows].add(f), stiffness.at[rows].add(s)
 
     n_blocks = -(-layout.n_reverse // _REVERSE_BLOCK)
-    return lax.fori_loop(0, n_blocks, block, total)
+    return lax.fori_loop(0, n_blocks, block, (force[:, :n], stiffness[:n]))
 
 
 def _repulsion(
@@ -305,21 +336,56 @@ def _repulsion(
     n = z.shape[1]
     if n < 2:
         return jnp.zeros_like(z)
+    shifts = jax.random.randint(key, (n_shifts,), 1, n)
+    total = lax.platform_dependent(
+        z,
+        shifts,
+        cpu=jax.custom_batching.sequential_vmap(partial(_push_in_tiles, a=a, b=b)),
+        default=partial(_push_at_once, a=a, b=b),
+    )
+    return total / (2 * n_shifts)
+
+
+def _push(difference: Float[Array, "c n"], a: float, b: float) -> Float[Array, "c n"]:
+    squared = jnp.sum(difference * difference, axis=0)
+    power = jnp.exp2(b * jnp.log2(jnp.maximum(squared, jnp.finfo(difference.dtype).tiny)))
+    gain = 2 * b / ((1e-3 + squared) * (1 + a * power))
+    return jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP)
+
+
+def _push_at_once(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) -> Array:
+    n = z.shape[1]
     twice = jnp.concatenate([z, z], axis=1)
 
     def roll(total, shift):
-        other = lax.dynamic_slice_in_dim(twice, shift, n, axis=1)
-        difference = z - other
-        squared = jnp.sum(difference * difference, axis=0)
-        power = jnp.exp2(b * jnp.log2(jnp.maximum(squared, jnp.finfo(z.dtype).tiny)))
-        gain = 2 * b / ((1e-3 + squared) * (1 + a * power))
-        f = jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP)
+        f = _push(z - lax.dynamic_slice_in_dim(twice, shift, n, axis=1), a, b)
         back = lax.dynamic_slice_in_dim(jnp.concatenate([f, f], axis=1), n - shift, n, axis=1)
         return total + (f - back), None
 
-    shifts = jax.random.randint(key, (n_shifts,), 1, n)
-    total, _ = lax.scan(roll, jnp.zeros_like(z), shifts)
-    return total / (2 * n_shifts)
+    return lax.scan(roll, jnp.zeros_like(z), shifts)[0]
+
+
+def _push_in_tiles(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) -> Array:
+    """The same, a tile of points after the other."""
+    n = z.shape[1]
+    n_tiles, tile = _tiles(n)
+    spare = n_tiles * tile - n  # less than n: places after the last point
+    periodic = jnp.concatenate([z, z, z[:, :spare]], axis=1)
+    inside = (jnp.arange(n_tiles * tile) < n).astype(z.dtype)
+
+    def one(i, total):
+        start, shift = tile * (i // shifts.shape[0]), shifts[i % shifts.shape[0]]
+        here = lax.dynamic_slice_in_dim(periodic, start, tile, axis=1)
+        there = lax.dynamic_slice_in_dim(periodic, start + shift, tile, axis=1)
+        f = lax.dynamic_slice_in_dim(inside, start, tile)[None, :] * _push(here - there, a, b)
+        for first, force in ((start, f), (start + shift, -f)):
+            before = lax.dynamic_slice_in_dim(total, first, tile, axis=1)
+            total = lax.dynamic_update_slice_in_dim(total, before + force, first, axis=1)
+        return total
+
+    total = lax.fori_loop(0, n_tiles * shifts.shape[0], one, jnp.zeros_like(periodic))
+    # The spare places got nothing but 0.
+    return total[:, :n] + total[:, n : 2 * n]
 
 
 @jax.jit
