@@ -151,7 +151,7 @@ SETS = {
     "cifar_features_50k": Set(lambda: cifar_features(50_000), dimensions=(2,)),
     "cifar_pixels_5k": Set(lambda: cifar_pixels(5_000, 64)),
     "cifar_pixels_20k": Set(lambda: cifar_pixels(20_000, 64), dimensions=(2,)),
-    "banking77": Set(banking77, first_call=True),
+    "banking77": Set(banking77),
     "swiss_roll": Set(lambda: swiss_roll(5_000)),
     "torus": Set(lambda: torus(5_000)),
     "cifar_pixels_50k_d512": Set(lambda: cifar_pixels(50_000, 512), embedded=False),

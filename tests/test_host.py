@@ -4,7 +4,8 @@ import pytest
 from scipy.spatial.distance import pdist, squareform
 
 from topoprune_jax._host import _rips
-from topoprune_jax._host._rips import FAILED, NOT_FINITE, OK, rips_pairs
+from topoprune_jax._host._rips import rips_pairs
+from topoprune_jax._host._status import FAILED, NOT_FINITE, OK
 
 
 def pairs_of(points, *, dims=(1,), max_length=np.inf, capacity=None, dtype=np.float64):

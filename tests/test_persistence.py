@@ -16,6 +16,8 @@ from scipy.spatial.distance import pdist, squareform
 
 from topoprune_jax import (
     RESULTS,
+    _diagram,
+    _flag,
     diagram_from_generators,
     rips_generators,
     total_persistence,
@@ -142,6 +144,25 @@ def test_truncation_leaves_what_is_alive_essential(x64, rng, max_edge_length):
     essential = np.isinf(np.asarray(diagram.deaths))
     assert essential[: int(essential[:20].sum())].all()
     np.testing.assert_array_equal(essential, diagram.valid & ~diagram.is_finite)
+
+
+def test_cosine_is_that_of_scipy(x64, rng):
+    points = rng.normal(size=(16, 5)) * np.exp(rng.normal(size=(16, 1)) * 20)
+    diagram = vietoris_rips(points, metric="cosine", max_edge_length=1.1)
+    matrix = squareform(pdist(points, "cosine"))
+    tree = gudhi.RipsComplex(distance_matrix=matrix, max_edge_length=1.1).create_simplex_tree(2)
+    tree.compute_persistence(homology_coeff_field=2)
+    for dim in (0, 1):
+        expected = sorted(map(tuple, tree.persistence_intervals_in_dimension(dim).tolist()))
+        np.testing.assert_allclose(bars(diagram, dim), expected, rtol=1e-9, atol=1e-12)
+    through = diagram_from_generators(
+        points, rips_generators(points, metric="cosine", max_edge_length=1.1)
+    )
+    np.testing.assert_allclose(through.deaths, diagram.deaths, rtol=1e-9)
+    with pytest.raises(ValueError, match="no row of zeros for the cosine metric"):
+        vietoris_rips(np.eye(4)[:, :3], metric="cosine")
+    with pytest.raises(ValueError, match="`metric` must be 'euclidean' or 'cosine'"):
+        vietoris_rips(points, metric="manhattan")
 
 
 # By hand
@@ -472,16 +493,16 @@ def test_one_host_call_serves_a_nested_batch(rng, monkeypatch):
         calls.append(np.asarray(lengths).shape)
         return original(lengths, longest, **options)
 
-    original = persistence.rips_pairs
-    monkeypatch.setattr(persistence, "rips_pairs", counted)
-    persistence._host_function.cache_clear()
+    original = _flag.rips_pairs
+    monkeypatch.setattr(_flag, "rips_pairs", counted)
+    jax.clear_caches()
     points = jnp.asarray(rng.normal(size=(3, 5, 13, 2)), jnp.float32)
     run = jax.jit(jax.vmap(jax.vmap(lambda x: vietoris_rips(x, dims=(0, 1, 2), capacity=7))))
     jax.block_until_ready(run(points))
     assert calls == [(3, 5, 13 * 12 // 2)]
     jax.block_until_ready(run(points + 1))
     assert len(calls) == 2
-    persistence._host_function.cache_clear()
+    jax.clear_caches()
 
 
 def test_components_need_no_host():
@@ -546,13 +567,13 @@ def test_wrong_types_are_named():
     with pytest.raises(
         TypeError, match="`dims` must be a sequence of homology dimensions; got int"
     ):
-        persistence.check_dims(1)
+        _diagram.check_dims(1)
     with pytest.raises(TypeError, match=r"`dims` must be a whole number; got 0.5"):
-        persistence.check_dims((0.5,))
+        _diagram.check_dims((0.5,))
     with pytest.raises(TypeError, match="`capacity` must be a whole number or one for each"):
-        persistence._check_capacity(2.5, (0, 1), 4)
+        _diagram.check_capacity(2.5, (0, 1), 4)
     with pytest.raises(TypeError, match=r"`capacity` must be a whole number; got 2.5"):
-        persistence._check_capacity((1, 2.5), (0, 1), 4)
+        _diagram.check_capacity((1, 2.5), (0, 1), 4)
 
 
 def test_forward_mode_is_refused_by_the_reverse_path_only():

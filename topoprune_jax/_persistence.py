@@ -8,94 +8,29 @@ so that births and deaths are exact distances between points and differentiable 
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from ._checks import as_array, check_count, check_instance, check_points, is_traced
-from ._distance import condensed_pairs, norm
-from ._host._rips import FAILED, rips_pairs
-from ._results import RESULTS
+from ._checks import check_instance, check_points, is_traced
+from ._diagram import (
+    Diagram,
+    Generators,
+    check_capacity,
+    check_dims,
+    check_scale,
+    diagram_of,
+    is_essential,
+)
+from ._distance import norm
+from ._flag import flag_generators
 from ._types import Array, ArrayInput
 
 _GATHERED_ENTRIES = 1 << 12
 """Coordinates gathered at a time when edges are measured: thousands keep a processor busy."""
-
-
-class Generators(eqx.Module):
-    """Which edges create and destroy each class: the part of a diagram that has no derivative.
-
-    Made by [`rips_generators`][], measured by [`diagram_from_generators`][]. Shapes are those of
-    one point cloud; `jax.vmap` puts batch axes in front.
-    """
-
-    edges: Int[Array, "p 4"]
-    """Rows (birth u, v, death u, v) of point indices; see `Diagram.generators`."""
-    count: Int[Array, "q"]
-    """The true number of bars of each requested homology dimension."""
-    result: RESULTS
-    """How the computation ended."""
-    homology_dims: tuple[int, ...] = eqx.field(static=True)
-    """The requested homology dimensions, in the order of the slots."""
-    capacities: tuple[int, ...] = eqx.field(static=True)
-    """The number of slots of each requested dimension; their sum is `p`."""
-    n_points: int = eqx.field(static=True)
-    """The number of points of the cloud."""
-
-
-class Diagram(eqx.Module):
-    """A persistence diagram of fixed size, with the edges that made it.
-
-    Slots of each requested homology dimension lie together, in the order of `homology_dims`,
-    essential classes first and then the most persistent. An empty slot has births and deaths of 0
-    and generators of -1. A cloud whose diagram cannot be computed has births and deaths of NaN, and
-    `result` says why. Shapes are those of one point cloud; `jax.vmap` puts batch axes in front, and
-    every property understands them.
-    """
-
-    births: Float[Array, "p"]
-    """Filtration value at which each class appears."""
-    deaths: Float[Array, "p"]
-    """Filtration value at which it disappears; infinity if it is essential, i.e. never does."""
-    generators: Int[Array, "p 4"]
-    """Rows (birth u, v, death u, v) of point indices. A component is born with a point, so u = v
-    and its birth is 0; an essential class has a death of -1, -1; an empty slot is all -1."""
-    dims: Int[Array, "p"]
-    """Homology dimension of each slot, empty or not."""
-    count: Int[Array, "q"]
-    """The true number of bars of positive length of each requested dimension, kept or not."""
-    result: RESULTS
-    """How the computation ended."""
-    homology_dims: tuple[int, ...] = eqx.field(static=True)
-    """The requested homology dimensions, in the order of the slots."""
-    capacities: tuple[int, ...] = eqx.field(static=True)
-    """The number of slots of each requested dimension; their sum is `p`."""
-
-    @property
-    def valid(self) -> Bool[Array, "*batch p"]:
-        """Which slots hold a bar."""
-        return self.generators[..., 0] >= 0
-
-    @property
-    def is_finite(self) -> Bool[Array, "*batch p"]:
-        """Which slots hold a bar with a finite death."""
-        return self.generators[..., 2] >= 0
-
-    @property
-    def lifetimes(self) -> Float[Array, "*batch p"]:
-        """Death minus birth: 0 in empty slots, infinity for essential classes, NaN if poisoned."""
-        return jnp.maximum(self.deaths - self.births, 0)
-
-    @property
-    def overflow(self) -> Bool[Array, "*batch q"]:
-        """Which requested dimensions have more bars than slots, so that the least were dropped."""
-        capacities = jnp.asarray(self.capacities, dtype=self.count.dtype)
-        return self.count > jnp.broadcast_to(capacities, self.count.shape)
 
 
 def vietoris_rips(
@@ -104,8 +39,9 @@ def vietoris_rips(
     dims: Sequence[int] = (0, 1),
     max_edge_length: Any = math.inf,
     capacity: int | Sequence[int] | None = None,
+    metric: str = "euclidean",
 ) -> Diagram:
-    r"""Persistent homology of the Vietoris-Rips filtration of a euclidean point cloud.
+    r"""Persistent homology of the Vietoris-Rips filtration of a point cloud.
 
     At scale $t$ the complex holds every set of points whose pairwise distances are at most $t$;
     homology over the field $\mathbb{Z}/2$. A class of dimension $\geq 1$ is born with the edge
@@ -133,14 +69,18 @@ def vietoris_rips(
     - `capacity`: slots per dimension. By default `n` for dimension 0, which always suffices, and
       `2n` for each higher one. A whole number applies to dimensions >= 1; a sequence holds one for
       each of `dims`.
+    - `metric`: `"euclidean"`, or `"cosine"` for $1 - \cos(x_u, x_v)$, half the squared distance of
+      the points divided by their lengths, which is how it is computed. For other dissimilarities
+      see [`rips_from_distances`][].
 
     **Returns:** a [`Diagram`][]. If there are more bars than slots the most persistent are kept,
     `count` holds the true number and `result` is `RESULTS.capacity_exceeded`. Under a
     transformation a cloud with NaN or infinity gets a diagram of NaN and `RESULTS.not_finite`, and
     its neighbors in a batch are not affected.
 
-    **Raises:** TypeError or ValueError for points that are no finite 2-D array of numbers, and for
-    `dims`, `max_edge_length` or `capacity` out of range.
+    **Raises:** TypeError or ValueError for points that are no finite 2-D array of numbers (or, for
+    cosine, have a row of zeros), and for `dims`, `max_edge_length`, `capacity` or `metric` out of
+    range.
 
     !!! example
 
@@ -151,7 +91,7 @@ def vietoris_rips(
         >>> int(diagram.count[0]), float(diagram.births[0]), round(float(diagram.deaths[0]), 4)
         (1, 1.0, 1.4142)
     """
-    points, options = _check(points, dims, max_edge_length, capacity)
+    points, options = _check(points, dims, max_edge_length, capacity, metric)
     return _vietoris_rips(points, **options)
 
 
@@ -161,6 +101,7 @@ def rips_generators(
     dims: Sequence[int] = (0, 1),
     max_edge_length: Any = math.inf,
     capacity: int | Sequence[int] | None = None,
+    metric: str = "euclidean",
 ) -> Generators:
     """The edges that create and destroy each class of the Vietoris-Rips filtration, as integers.
 
@@ -175,7 +116,7 @@ def rips_generators(
         >>> rips_generators(square, dims=(1,)).edges[0].tolist()
         [2, 3, 0, 2]
     """
-    points, options = _check(points, dims, max_edge_length, capacity)
+    points, options = _check(points, dims, max_edge_length, capacity, metric)
     return _generators(points, **options)
 
 
@@ -214,60 +155,62 @@ def diagram_from_generators(points: ArrayInput, generators: Generators) -> Diagr
             f"`generators` must be those of a cloud of {n} points, as many as `points` has; got "
             f"those of {generators.n_points}. Make them with `rips_generators(points)`."
         )
-    return _diagram(generators, *_evaluate(points, generators.edges))
+    cosine = generators.metric == "cosine"
+    if cosine:
+        _check_no_zero_rows(points)
+    values = _evaluate(_unit_rows(points) if cosine else points, generators.edges)
+    return diagram_of(generators, *_in_metric(values, generators.metric))
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "capacities"))
-def _vietoris_rips(points, *, dims, max_edge_length, capacities) -> Diagram:
-    generators, births, deaths = _search(points, dims, max_edge_length, capacities)
-    return _diagram(generators, *_attach(points, generators.edges, births, deaths))
+@functools.partial(jax.jit, static_argnames=("dims", "capacities", "metric"))
+def _vietoris_rips(points, *, dims, max_edge_length, capacities, metric) -> Diagram:
+    points = _unit_rows(points) if metric == "cosine" else points
+    generators, births, deaths = _search(points, dims, max_edge_length, capacities, metric)
+    values = _attach(points, generators.edges, births, deaths)
+    return diagram_of(generators, *_in_metric(values, metric))
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "capacities"))
-def _generators(points, *, dims, max_edge_length, capacities) -> Generators:
-    return _search(points, dims, max_edge_length, capacities)[0]
+@functools.partial(jax.jit, static_argnames=("dims", "capacities", "metric"))
+def _generators(points, *, dims, max_edge_length, capacities, metric) -> Generators:
+    points = _unit_rows(points) if metric == "cosine" else points
+    return _search(points, dims, max_edge_length, capacities, metric)[0]
 
 
-def _search(points, dims, max_edge_length, capacities) -> tuple[Generators, Array, Array]:
+def _unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows of length 1, whose Euclidean distance c stands for the cosine distance c^2 / 2."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(points), axis=1, keepdims=True))
+    points = points / largest  # NaN for a row of zeros
+    return points / norm(points)[:, None]
+
+
+def _in_metric(values: tuple[Array, Array], metric: str) -> tuple[Array, Array]:
+    """Births and deaths in the metric, from Euclidean ones."""
+    if metric == "euclidean":
+        return values
+    births, deaths = values
+    endless = jnp.isinf(deaths)
+    return births * births / 2, jnp.where(endless, jnp.inf, jnp.where(endless, 0, deaths) ** 2 / 2)
+
+
+def _search(points, dims, max_edge_length, capacities, metric) -> tuple[Generators, Array, Array]:
     """The generators, and their births and deaths, without derivatives."""
     points = jax.lax.stop_gradient(points)
-    n = points.shape[0]
-    scale = _power_of_two(points)
-    longest = jax.lax.stop_gradient(max_edge_length) / scale
-    matrix = _distance_matrix(points, scale)
-    status = jnp.zeros((), dtype=jnp.int32)
-    parts: dict[int, tuple[Array, Array]] = {}
-    if 0 in dims:
-        parts[0] = _components(matrix, longest, capacities[dims.index(0)])
-    higher = tuple(dim for dim in dims if dim > 0)
-    if higher:
-        slots = tuple(c for dim, c in zip(dims, capacities, strict=True) if dim > 0)
-        edges, counts, status = _host_pairs(matrix[condensed_pairs(n)], longest, n, higher, slots)
-        for index, dim in enumerate(higher):
-            end = sum(slots[: index + 1])
-            parts[dim] = edges[end - slots[index] : end], counts[index]
-
-    edges = jnp.concatenate([parts[dim][0] for dim in dims])
-    count = jnp.stack([parts[dim][1] for dim in dims])
-    finite = jnp.isfinite(scale) & ~jnp.isnan(longest)
-    result = _outcome(finite, status, jnp.any(count > jnp.asarray(capacities, dtype=jnp.int32)))
-    usable = ~_is_poisoned(result)
-    edges, count = jnp.where(usable, edges, -1), jnp.where(usable, count, 0)
+    scale = power_of_two(points)
+    longest = jax.lax.stop_gradient(max_edge_length)
+    longest = (jnp.sqrt(2 * longest) if metric == "cosine" else longest) / scale
+    matrix = distance_matrix(points, scale)
+    generators = flag_generators(
+        matrix, longest, jnp.isfinite(scale), dims=dims, capacities=capacities, metric=metric
+    )
+    edges = generators.edges
     births, deaths = (
         matrix[jnp.maximum(ends[:, 0], 0), jnp.maximum(ends[:, 1], 0)] * scale
         for ends in (edges[:, :2], edges[:, 2:])
     )
-    deaths = jnp.where(_is_essential(edges), jnp.inf, deaths)
-    return Generators(edges, count, result, dims, capacities, n), births, deaths
+    return generators, births, jnp.where(is_essential(edges), jnp.inf, deaths)
 
 
-def _outcome(finite, status, overflow) -> RESULTS:
-    result = RESULTS.where(overflow, RESULTS.capacity_exceeded, RESULTS.successful)
-    result = RESULTS.where(status == FAILED, RESULTS.host_failed, result)
-    return RESULTS.where(finite, result, RESULTS.not_finite)
-
-
-def _power_of_two(points: Float[Array, "n d"]) -> Float[Array, ""]:
+def power_of_two(points: Float[Array, "n d"]) -> Float[Array, ""]:
     """A unit of length in which no square overflows; NaN where there is NaN or infinity.
 
     Being a power of two it changes no bit of a difference that is divided by it, while subtracting
@@ -282,7 +225,7 @@ def _power_of_two(points: Float[Array, "n d"]) -> Float[Array, ""]:
     return jnp.where(jnp.isfinite(spread), scale, jnp.nan)
 
 
-def _distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Float[Array, "n n"]:
+def distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Float[Array, "n n"]:
     """Distances in units of `scale`, exactly 0 between duplicates, without n x n x d of memory.
 
     Features are added one after the other: on CPU this is several times faster than a reduction,
@@ -298,81 +241,6 @@ def _distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Fl
 
     first, rest = points[:, 0], points[:, 1:].T
     return jnp.sqrt(jax.lax.scan(add, squares(first), rest, unroll=8)[0])
-
-
-def _pairs_from_bits(lengths: Any, longest: Any, *, dtype: Any, **options: Any):
-    lengths, longest = (
-        np.ascontiguousarray(bits).view(dtype)[..., 0] for bits in (lengths, longest)
-    )
-    return rips_pairs(lengths, longest, **options)
-
-
-@functools.cache
-def _host_function(**options: Any) -> Callable:
-    # JAX compiles anew for a callable that it has not seen, so each is made only once.
-    return functools.partial(_pairs_from_bits, **options)
-
-
-def _host_pairs(lengths, longest, n, dims, capacities) -> tuple[Array, Array, Array]:
-    """Generators of dimensions >= 1, their true number, and the host's status.
-
-    Floats travel as their bits: a callback runs in a thread where `jax.enable_x64` may not hold,
-    and JAX would round float64 to float32 there.
-    """
-    shapes = (
-        jax.ShapeDtypeStruct((sum(capacities), 4), jnp.int32),
-        jax.ShapeDtypeStruct((len(dims),), jnp.int32),
-        jax.ShapeDtypeStruct((), jnp.int32),
-    )
-    function = _host_function(dtype=np.dtype(lengths.dtype), n=n, dims=dims, capacities=capacities)
-    words = lengths.dtype.itemsize // 4
-    bits = (
-        jax.lax.bitcast_convert_type(values, jnp.uint32).reshape(*values.shape, words)
-        for values in (lengths, longest)
-    )
-    return jax.pure_callback(function, shapes, *bits, vmap_method="broadcast_all")
-
-
-def _components(
-    distances: Float[Array, "n n"], longest: Float[Array, ""], capacity: int
-) -> tuple[Int[Array, "c 4"], Int[Array, ""]]:
-    """Generators of dimension 0 from Prim's minimum spanning tree (Prim 1957), and their number.
-
-    The tree grows from point 0, and ties go to the lower index. An edge of the tree destroys the
-    component of its newer end: of two components that an edge joins, the elder is the one that the
-    tree reached first. An edge longer than `longest` never enters, and that component is essential.
-    """
-    n = distances.shape[0]
-    index = jnp.arange(n, dtype=jnp.int32)
-
-    def grow(tree, _):
-        newest, reached, nearest, gap = tree
-        reached = reached | (index == newest)
-        row = distances[newest]
-        nearest = jnp.where(row < gap, newest, nearest)
-        gap = jnp.minimum(row, gap)
-        # A minimum and where it is: several times faster than a batched argmin or gather on CPU.
-        length = jnp.min(jnp.where(reached, jnp.inf, gap))
-        newest = jnp.min(jnp.where(~reached & (gap == length), index, n - 1))
-        parent = jnp.sum(jnp.where(index == newest, nearest, 0), dtype=jnp.int32)
-        return (newest, reached, nearest, gap), (newest, parent, length)
-
-    # Made from the data, since under `shard_map` a carry must vary with the shards from the start.
-    never = jnp.isnan(longest) & False
-    start, nothing = never.astype(jnp.int32), jnp.broadcast_to(never, (n,))
-    tree = (start, nothing, nothing.astype(jnp.int32), jnp.where(nothing, longest, jnp.inf))
-    _, (child, parent, length) = jax.lax.scan(grow, tree, length=n - 1)
-    child, parent = (jnp.concatenate([start[None], ends]) for ends in (child, parent))
-    length = jnp.concatenate([jnp.full(1, jnp.inf, length.dtype), length])
-    essential = (length > longest) | (index == 0)
-    lifetime = jnp.where(essential, jnp.inf, length)
-    death = jnp.stack([jnp.minimum(child, parent), jnp.maximum(child, parent)], axis=-1)
-    death = jnp.where(essential[:, None], -1, death)
-    edges = jnp.concatenate([child[:, None], child[:, None], death], axis=-1)
-    count = jnp.sum(lifetime > 0, dtype=jnp.int32)
-    order = jnp.argsort(-lifetime, stable=True)
-    edges = jnp.where((index < count)[:, None], edges[order], -1)[:capacity]
-    return jnp.pad(edges, ((0, capacity - edges.shape[0]), (0, 0)), constant_values=-1), count
 
 
 def _chunks(values: Array, d: int, fill: float) -> Array:
@@ -403,10 +271,10 @@ def _evaluate(
     points: Float[Array, "n d"], edges: Int[Array, "p 4"]
 ) -> tuple[Float[Array, "p"], Float[Array, "p"]]:
     """Births and deaths of generators, in plain JAX."""
-    scale = jax.lax.stop_gradient(_power_of_two(points))
+    scale = jax.lax.stop_gradient(power_of_two(points))
     births = _lengths(points, scale, edges[:, :2])
     deaths = _lengths(points, scale, edges[:, 2:])
-    return births, jnp.where(_is_essential(edges), jnp.inf, deaths)
+    return births, jnp.where(is_essential(edges), jnp.inf, deaths)
 
 
 @jax.custom_jvp
@@ -435,7 +303,7 @@ def _attach_forward(points, edges, births, deaths):
 
 def _attach_backward(kept, cotangents):
     points, edges, births, deaths = kept
-    scale = jax.lax.stop_gradient(_power_of_two(points))
+    scale = jax.lax.stop_gradient(power_of_two(points))
     ends = jnp.concatenate([edges[:, :2], edges[:, 2:]])
 
     def pull(pulls, chunk):
@@ -462,83 +330,31 @@ def _attach_backward(kept, cotangents):
 _attach.defvjp(_attach_forward, _attach_backward)
 
 
-def _is_essential(edges: Int[Array, "p 4"]) -> Bool[Array, "p"]:
-    return (edges[:, 0] >= 0) & (edges[:, 2] < 0)
-
-
-def _is_poisoned(result: RESULTS) -> Bool[Array, ""]:
-    return (result == RESULTS.not_finite) | (result == RESULTS.host_failed)
-
-
-def _diagram(generators: Generators, births: Array, deaths: Array) -> Diagram:
-    poisoned = _is_poisoned(generators.result)
-    dims, capacities = generators.homology_dims, generators.capacities
-    return Diagram(
-        births=jnp.where(poisoned, jnp.nan, births),
-        deaths=jnp.where(poisoned, jnp.nan, deaths),
-        generators=generators.edges,
-        dims=jnp.asarray(np.repeat(np.asarray(dims, dtype=np.int32), capacities)),
-        count=generators.count,
-        result=generators.result,
-        homology_dims=dims,
-        capacities=capacities,
-    )
-
-
-def _check(points, dims, max_edge_length, capacity) -> tuple[Array, dict[str, Any]]:
+def _check(points, dims, max_edge_length, capacity, metric) -> tuple[Array, dict[str, Any]]:
     """Valid points and the keyword arguments of the jitted functions."""
     points = check_points(points)
     dims = check_dims(dims)
+    if not isinstance(metric, str) or metric not in ("euclidean", "cosine"):
+        raise ValueError(
+            f"`metric` must be 'euclidean' or 'cosine'; got {metric!r}. "
+            "For other dissimilarities use `rips_from_distances`."
+        )
+    if metric == "cosine":
+        _check_no_zero_rows(points)
     return points, {
         "dims": dims,
-        "max_edge_length": _check_max_edge_length(max_edge_length, points.dtype),
-        "capacities": _check_capacity(capacity, dims, points.shape[0]),
+        "max_edge_length": check_scale(max_edge_length, points.dtype),
+        "capacities": check_capacity(capacity, dims, points.shape[0]),
+        "metric": metric,
     }
 
 
-def check_dims(dims: Any) -> tuple[int, ...]:
-    """`dims` as a tuple of different homology dimensions."""
-    hint = "Pass a tuple such as (0, 1)."
-    if isinstance(dims, str | bytes) or not isinstance(dims, Sequence):
-        raise TypeError(
-            f"`dims` must be a sequence of homology dimensions; got {type(dims).__name__}. {hint}"
-        )
-    checked = tuple(check_count(dim, name="dims", low=0, high=2, hint=hint) for dim in dims)
-    if not checked or len(set(checked)) < len(checked):
-        raise ValueError(f"`dims` must name each dimension once; got {tuple(dims)}. {hint}")
-    return checked
-
-
-def _check_max_edge_length(value: Any, dtype: Any) -> Array:
-    array = as_array(value, name="max_edge_length")
-    if array.shape != ():
+def _check_no_zero_rows(points: Array) -> None:
+    if is_traced(points):
+        return
+    empty = ~points.any(axis=1)
+    if bool(empty.any()):
         raise ValueError(
-            f"`max_edge_length` must be a single number; got shape {array.shape}. "
-            "Use `jax.vmap` to run over several."
+            f"`points` must have no row of zeros for the cosine metric; got one, first row "
+            f"{int(jnp.argmax(empty))}. Remove those rows."
         )
-    if not is_traced(array) and not array >= 0:
-        raise ValueError(
-            f"`max_edge_length` must be at least 0; got {float(array)}. "
-            "Pass infinity to let every edge enter."
-        )
-    return jnp.asarray(array, dtype=dtype)
-
-
-def _check_capacity(capacity: Any, dims: tuple[int, ...], n: int) -> tuple[int, ...]:
-    hint = "Pass None for the default."
-    if capacity is None or isinstance(capacity, int | np.integer):
-        higher = 2 * n if capacity is None else capacity
-        return tuple(
-            n if dim == 0 else check_count(higher, name="capacity", low=1, hint=hint)
-            for dim in dims
-        )
-    if isinstance(capacity, str | bytes) or not isinstance(capacity, Sequence):
-        raise TypeError(
-            f"`capacity` must be a whole number or one for each of `dims`; got {capacity!r}. {hint}"
-        )
-    if len(capacity) != len(dims):
-        raise ValueError(
-            f"`capacity` must have one entry for each of `dims`; got {len(capacity)} entries for "
-            f"dims={dims}. {hint}"
-        )
-    return tuple(check_count(slots, name="capacity", low=1, hint=hint) for slots in capacity)

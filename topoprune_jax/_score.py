@@ -10,9 +10,10 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
+from ._diagram import check_dims
 from ._distance import norm, rescale
 from ._graph import nearest_neighbors
-from ._persistence import check_dims, vietoris_rips
+from ._persistence import vietoris_rips
 from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
 

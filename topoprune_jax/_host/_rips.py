@@ -13,7 +13,7 @@ from gudhi import (
 )
 from numpy.typing import ArrayLike
 
-OK, NOT_FINITE, FAILED = 0, 1, 2
+from ._status import FAILED, NOT_FINITE, OK
 
 _COEFFICIENT_FIELD = 2
 """Z/2: the usual field of the literature, and 2-15 % faster here than gudhi's default, Z/11."""

@@ -1,0 +1,139 @@
+"""Writes the tables of benchmarks/README.md from results/persistence.json; `--check` only compares.
+
+python benchmarks/persistence_table.py
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OURS = "topoprune_jax"
+MET = {True: "yes", False: "**no**", None: "not measured"}
+
+
+def table(header, rows):
+    if not rows:
+        return ""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def bars(record):
+    rows = []
+    for bar in record["bars"]:
+        row = [bar["measure"], bar["case"]]
+        if "megabytes" in bar:
+            row += ["", f"{bar['megabytes']:.0f} MB", "", f"<= {bar['at_most_megabytes']} MB"]
+        else:
+            single = bar.get("times_faster_than_one_thread")
+            row += [bar["against"], times(bar["times_faster"]), times(single)]
+            row += [f">= {bar['must_reach']:.2f}"]
+        rows.append([*row, MET[bar["met"]]])
+    header = ["", "clouds", "against the fastest way of", "theirs / ours"]
+    return table([*header, "its one thread / ours", "must reach", "met"], rows)
+
+
+def stage(entries):
+    """A row for each case, a column for each peer: its median wall seconds over ours."""
+    named = {name for entry in entries.values() for name in entry["contenders"]}
+    peers = sorted(named - {OURS}, key=str.lower)
+    rows = []
+    for case, entry in entries.items():
+        found = entry["contenders"]
+        mine = found[OURS]["median"]["wall"]
+        row = [case, f"{1e6 * mine / entry['batch']:.1f}"]
+        row += [
+            times(found[name]["ratio_of_medians"]["wall"]) if name in found else ""
+            for name in peers
+        ]
+        compiling = sum(entry["compile_seconds"].values())
+        rows.append([*row, f"{compiling:.2f}"])
+    return table(["clouds", "ours, µs a cloud", *peers, "ours, s to compile"], rows)
+
+
+def host_threads(record):
+    rows = [
+        [f"n={entry['n']}, batch={entry['batch']}"]
+        + [f"{1e3 * found['median']['wall']:.1f}" for found in entry["contenders"].values()]
+        + [times(entry["speedup"])]
+        for entry in record["host threads"]
+    ]
+    return table(["clouds", "1 thread, ms", "2 threads, ms", "times faster"], rows)
+
+
+def memory(record):
+    entry = record["memory"]
+    rows = [
+        [name, *(f"{found['median_bytes'][key] / 1e6:.0f}" for key in ("total", "compile"))]
+        for name, found in entry["contenders"].items()
+    ]
+    case = "batch={batch}, n={n}, d={d}".format(**entry)
+    return table([f"peak growth in MB, {case}", "total", "of it to compile"], rows)
+
+
+def left_out(record):
+    rows = [
+        [lacking["stage"], lacking["case"], lacking["contender"], lacking["reason"]]
+        for lacking in record["left_out"]
+    ]
+    rows += [
+        ["all", "all", name, version.removeprefix("left out: ")]
+        for name, version in record["peers"].items()
+        if version.startswith("left out")
+    ]
+    return table(["left out of", "clouds", "contender", "because"], rows)
+
+
+def times(ratio):
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def tables(record):
+    commit = record["commit"] or "an installed copy"
+    made = re.sub(r"^([0-9a-f]{12})[0-9a-f]{28}", r"\1", commit)
+    machine = record["machine"]
+    measured = f"Measured at {made} on {machine['cores']} cores of {machine['processor']}."
+    peers = {name: version for name, version in record["peers"].items() if version[0].isdigit()}
+    versions = record["versions"]
+    named = {name: versions[name] for name in ("jax", "gudhi", "numpy")} | peers
+    parts = {
+        "": f"{measured} " + ", ".join(f"{n} {v}" for n, v in named.items()) + ".",
+        "### The bars": bars(record),
+        "### Values and generators of components and loops": stage(record["values and generators"]),
+        "### Components only": stage(record["components only"]),
+        "### Forward and backward": stage(record["forward and backward"]),
+        "### Threads on the host": host_threads(record),
+        "### Memory of forward and backward": memory(record),
+        "### Left out": left_out(record),
+    }
+    return "\n\n".join(f"{head}\n\n{text}".strip() for head, text in parts.items() if text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--show", metavar="JSON", help="only print the tables of another file")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(tables(json.loads(Path(arguments.show).read_text())))
+        return
+    record = json.loads((HERE / "results" / "persistence.json").read_text())
+    if record["quick"]:
+        sys.exit("No table from a quick run.")
+    path = HERE / "README.md"
+    old = path.read_text()
+    pattern = r"(<!-- persistence -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, old, re.S):
+        sys.exit("benchmarks/README.md has no place for the table 'persistence'.")
+    text = tables(record)
+    new = re.sub(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.S)
+    if arguments.check:
+        sys.exit("benchmarks/README.md is not what the results say." if new != old else 0)
+    path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
