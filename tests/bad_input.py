@@ -11,9 +11,11 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scipy.sparse
 
 import topoprune_jax as tp
+from topoprune_jax.alpha import alpha_complex
 
 GOOD = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 GRAPH = tp.knn_graph(GOOD, n_neighbors=5)
@@ -53,6 +55,14 @@ TAKES_POINTS = {
     "vietoris_rips": tp.vietoris_rips,
     "rips_generators": tp.rips_generators,
     "diagram_from_generators": lambda x: tp.diagram_from_generators(x, tp.rips_generators(GOOD)),
+    "vietoris_rips cosine": lambda x: tp.vietoris_rips(x, metric="cosine"),
+    "weighted_rips": lambda x: tp.weighted_rips(x, np.zeros(40)),
+    "distance_to_measure": lambda x: tp.distance_to_measure(x, n_neighbors=2),
+    "graph_components": lambda x: tp.graph_components(x, GRAPH),
+    "alpha_complex": alpha_complex,
+    "optimize_topology": lambda x: tp.optimize_topology(
+        x, jnp.sum, steps=1, optimizer=optax.sgd(0.1)
+    ),
     "structural_complexity": tp.structural_complexity,
     "rank": lambda x: tp.rank(x, 0.5),
     "embed start": lambda x: tp.embed(FUZZY, start="none" if x is None else x, key=KEY),
@@ -447,6 +457,108 @@ OTHERS = {
         lambda: tp.structural_complexity(GOOD, patch_size=8.0),
         "TypeError",
         "`patch_size` must be a whole number; got 8.0",
+    ),
+    "distances nan": (
+        lambda: tp.rips_from_distances(np.full((4, 4), np.nan)),
+        "ValueError",
+        r"`distances` must not be negative or NaN; got nan at \(0, 0\)",
+    ),
+    "distances of points": (
+        lambda: tp.rips_from_distances(GOOD),
+        "ValueError",
+        r"must be a square matrix; got shape \(40, 3\).*vietoris_rips",
+    ),
+    "distances text": (
+        lambda: tp.rips_from_distances("distances.npy"),
+        "TypeError",
+        "`distances` must hold numbers",
+    ),
+    "weights shape": (
+        lambda: tp.weighted_rips(GOOD, np.ones(3)),
+        "ValueError",
+        r"`weights` must have shape \(40,\), one weight a point; got shape \(3,\)",
+    ),
+    "weights negative": (
+        lambda: tp.weighted_rips(GOOD, -np.ones(40)),
+        "ValueError",
+        "`weights` must not be negative; got -1",
+    ),
+    "weights nan": (
+        lambda: tp.weighted_rips(GOOD, np.full(40, np.nan)),
+        "ValueError",
+        "`weights` must be finite",
+    ),
+    "graph_components graph": (
+        lambda: tp.graph_components(GOOD, GOOD),
+        "TypeError",
+        "`graph` must be a NeighborGraph; got ndarray",
+    ),
+    "graph_components other points": (
+        lambda: tp.graph_components(GOOD[:9], GRAPH),
+        "ValueError",
+        "`graph` must be of the 9 points given; it has 40",
+    ),
+    "lower_star values": (
+        lambda: tp.lower_star(GOOD, GRAPH),
+        "ValueError",
+        r"`values` must have one entry for each vertex; got shape \(40, 3\)",
+    ),
+    "lower_star nan": (
+        lambda: tp.lower_star(np.full(40, np.nan), GRAPH),
+        "ValueError",
+        "`values` must be finite",
+    ),
+    "lower_star edges": (
+        lambda: tp.lower_star(np.ones(3), [[0, 3]]),
+        "ValueError",
+        "`edges` must name vertices 0 to 2, as many as `values` has; got 3",
+    ),
+    "lower_star fractions": (
+        lambda: tp.lower_star(np.ones(3), [[0.5, 1.0]]),
+        "TypeError",
+        "`edges` must be integers; got dtype float",
+    ),
+    "alpha columns": (
+        lambda: alpha_complex(np.zeros((5, 7))),
+        "ValueError",
+        "`points` must have 2 or 3 columns for an alpha complex; got 7",
+    ),
+    "summary diagram": (
+        lambda: tp.persistent_entropy(GOOD),
+        "TypeError",
+        "`diagram` must be a Diagram; got ndarray",
+    ),
+    "summary grid": (
+        lambda: tp.betti_curve(DIAGRAM, "many", dim=0),
+        "TypeError",
+        "`grid` must hold numbers",
+    ),
+    "image range": (
+        lambda: tp.persistence_image(
+            DIAGRAM, dim=0, birth_range=(0.0,), lifetime_range=(0.0, 1.0), bandwidth=0.1
+        ),
+        "ValueError",
+        "`birth_range` must be a lower and an upper end",
+    ),
+    "bottleneck diagram": (
+        lambda: tp.bottleneck_distance(DIAGRAM, GOOD, dim=0),
+        "TypeError",
+        "`second` must be a Diagram; got ndarray",
+    ),
+    "wasserstein order": (
+        lambda: tp.wasserstein_distance(DIAGRAM, DIAGRAM, dim=0, order=0.5),
+        "ValueError",
+        "`order` must be at least 1; got order=0.5",
+    ),
+    "optimize loss": (
+        lambda: tp.optimize_topology(GOOD, 3.0, steps=1, optimizer=optax.sgd(0.1)),
+        "TypeError",
+        "`loss` must be a function from points to a scalar; got float",
+    ),
+    "optimize optimizer": (
+        lambda: tp.optimize_topology(GOOD, jnp.sum, steps=1, optimizer="adam"),
+        "TypeError",
+        "`optimizer` must be a GradientTransformation; got str",
     ),
     "select scores": (
         lambda: tp.select(FUZZY, SCORES[:3], 0.5),

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
@@ -362,7 +364,13 @@ def test_derivatives_are_those_of_finite_differences(x64, name):
     check_grads(function, (FEW[0],), order=2, modes=modes, eps=1e-6, atol=1e-4, rtol=1e-4)
 
 
+def _sharded(f, x):
+    mesh = Mesh(np.array(jax.devices()[: len(x)]), ("shard",))
+    return jax.shard_map(jax.vmap(f), mesh=mesh, in_specs=P("shard"), out_specs=P("shard"))(x)
+
+
 TRANSFORMS = {
+    "shard_map": _sharded,
     "jit": lambda f, x: jnp.stack([jax.jit(f)(item) for item in x]),
     "vmap": lambda f, x: jax.vmap(f)(x),
     "vmap of vmap": lambda f, x: jax.vmap(jax.vmap(f))(x[None])[0],
@@ -374,7 +382,13 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+QUICK = ("vmap of vmap", "scan", "shard_map")
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [t if t in QUICK else pytest.param(t, marks=pytest.mark.slow) for t in TRANSFORMS],
+)
 @pytest.mark.parametrize("name", FILTRATIONS)
 def test_transformations_change_neither_values_nor_gradients(name, transform):
     points = jnp.asarray(FEW, jnp.float32)
@@ -389,6 +403,19 @@ def test_transformations_change_neither_values_nor_gradients(name, transform):
     (_, values), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(points)
     np.testing.assert_allclose(values, expected, rtol=1e-5)
     np.testing.assert_allclose(slope, slopes, rtol=1e-4, atol=1e-5)
+
+
+def test_a_while_loop_minimizes_every_filtration():
+    for name in ("weights", "graph", "lower star", "alpha"):
+        value = value_of(name)
+
+        def body(state, value=value):
+            t, x = state
+            return t + 1, x - 0.01 * jax.grad(value)(x)
+
+        start = jnp.asarray(FEW[0], jnp.float32)
+        run = jax.jit(lambda x, body=body: jax.lax.while_loop(lambda s: s[0] < 10, body, (0, x))[1])
+        assert value(run(start)) < value(start), name
 
 
 @pytest.mark.parametrize("name", [name for name in FILTRATIONS if name != "distances"])

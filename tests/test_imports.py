@@ -16,8 +16,8 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 # A module imports only from rows above its own.
 ROWS = [
     {"_types", "_results", "_host"},
-    {"_checks", "_distance", "_callback", "_spanning_forest"},
-    {"_diagram", "_topology"},
+    {"_checks", "_distance", "_callback"},
+    {"_diagram", "_spanning_forest", "_topology"},
     {"_diagram_distances", "_flag"},
     {"_graph_exact", "_persistence", "_strata"},
     {"_graph_approximate"},

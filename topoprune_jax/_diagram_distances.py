@@ -14,7 +14,8 @@ def bottleneck_distance(first: Diagram, second: Diagram, *, dim: int) -> float:
     $$d_B = \min_{\gamma} \max_{x} \lVert x - \gamma(x) \rVert_\infty$$
     over matchings $\gamma$ of the bars, which may be matched to the diagonal; infinity if there are
     not as many essential classes. Edelsbrunner and Harer, *Computational Topology* (2010), VIII.2.
-    Exact, by gudhi. It is at most twice the farthest that a point was moved.
+    Exact, by gudhi, in its part under the GPL v3. It is at most twice the farthest that a point was
+    moved.
 
     For evaluation: a float from the host, neither traceable nor differentiable; for losses see
     [`sliced_wasserstein`][].

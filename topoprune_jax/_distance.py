@@ -1,5 +1,8 @@
 """Distances that are exact, safe to differentiate, and free of overflow."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,6 +37,16 @@ def edge_lengths(
 ) -> Float[Array, "*edges"]:
     """Euclidean distance between the points at each pair of indices."""
     return norm(points[tails] - points[heads])
+
+
+def varying_with(start: Any, data: Array) -> Any:
+    """`start`, made of constants, as the first carry of a loop over `data`.
+
+    Under `shard_map` a carry must vary with the shards from the start, as what the loop returns
+    does. No value changes.
+    """
+    never = (data.ravel()[0] != data.ravel()[0]) & False
+    return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), start)
 
 
 def condensed_pairs(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from ._callback import call_host
 from ._diagram import Generators, is_poisoned, outcome
-from ._distance import condensed_pairs
+from ._distance import condensed_pairs, varying_with
 from ._host._lower_star import lower_star_pairs
 from ._host._rips import rips_pairs
 from ._host._status import NOT_FINITE
@@ -95,7 +95,7 @@ def _host_pairs(lengths, longest, n, dims, capacities) -> tuple[Array, Array, Ar
 
 
 def _spanning_tree(
-    values: Float[Array, "n n"], longest: Float[Array, ""]
+    values: Float[Array, "n n"],
 ) -> tuple[Int[Array, "n-1"], Int[Array, "n-1"], Float[Array, "n-1"]]:
     """Prim's minimum spanning tree (Prim 1957): newer end, older end and value of every edge.
 
@@ -116,11 +116,9 @@ def _spanning_tree(
         parent = jnp.sum(jnp.where(index == newest, nearest, 0), dtype=jnp.int32)
         return (newest, reached, nearest, gap), (newest, parent, length)
 
-    # Made from the data, since under `shard_map` a carry must vary with the shards from the start.
-    never = jnp.isnan(longest) & False
-    start, nothing = never.astype(jnp.int32), jnp.broadcast_to(never, (n,))
-    tree = (start, nothing, nothing.astype(jnp.int32), jnp.where(nothing, longest, jnp.inf))
-    return jax.lax.scan(grow, tree, length=n - 1)[1]
+    gap = jnp.full(n, jnp.inf, values.dtype)
+    tree = (jnp.int32(0), jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), gap)
+    return jax.lax.scan(grow, varying_with(tree, values), length=n - 1)[1]
 
 
 def _components(
@@ -132,9 +130,8 @@ def _components(
     joins, the elder is the one that the tree reached first. An edge longer than `longest` never
     enters, and that component is essential.
     """
-    child, parent, length = _spanning_tree(distances, longest)
-    start = (jnp.isnan(longest) & False).astype(jnp.int32)
-    child, parent = (jnp.concatenate([start[None], ends]) for ends in (child, parent))
+    child, parent, length = _spanning_tree(distances)
+    child, parent = (jnp.pad(ends, (1, 0)) for ends in (child, parent))
     length = jnp.concatenate([jnp.full(1, jnp.inf, length.dtype), length])
     essential = (length > longest) | (jnp.arange(distances.shape[0]) == 0)
     lifetime = jnp.where(essential, jnp.inf, length)
@@ -150,9 +147,8 @@ def _elder_components(
     """
     n = values.shape[0]
     births = jnp.diagonal(values)
-    child, parent, length = _spanning_tree(values, longest)
+    child, parent, length = _spanning_tree(values)
     order = jnp.argsort(length, stable=True)
-    never = jnp.isnan(longest) & False
     index = jnp.arange(n, dtype=jnp.int32)
 
     def merge(elder, edge):
@@ -164,10 +160,9 @@ def _elder_components(
         elder = jnp.where(enters & (elder == younger), older, elder)
         return elder, jnp.where(enters, younger, n)
 
-    start = index + never.astype(jnp.int32)
     edges = child[order], parent[order], length[order]
-    _, younger = jax.lax.scan(merge, start, edges)
-    nobody = jnp.where(never, 0, jnp.full(n, -1, jnp.int32))
+    _, younger = jax.lax.scan(merge, varying_with(index, values), edges)
+    nobody = jnp.full(n, -1, jnp.int32)
     u, v = (nobody.at[younger].set(ends, mode="drop") for ends in edges[:2])
     essential = u < 0
     lifetime = jnp.where(essential, jnp.inf, values[u, v] - births)

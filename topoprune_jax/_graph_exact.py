@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._distance import norm
+from ._distance import norm, varying_with
 from ._types import Array, ArrayInput, Progress
 
 Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
@@ -269,6 +269,7 @@ def scan(
         jnp.full((query.shape[0], n_candidates), jnp.inf, query.dtype),
         jnp.full((query.shape[0], n_candidates), last, jnp.int32),
     )
+    start = varying_with(start, query)
     values, found = lax.fori_loop(0, -(-(hi - lo) // block), scan_block, start)
     return values, jnp.where(jnp.isinf(values), last, jnp.minimum(found, last))
 
@@ -351,9 +352,8 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
             keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)
             return _merge(best, keys, columns)
 
-        keys, found = lax.fori_loop(
-            0, -(-(hi - lo) // _DOUBTFUL_COLUMNS), scan_block, _no_neighbors(_DOUBTFUL, k, x.dtype)
-        )
+        start = varying_with(_no_neighbors(_DOUBTFUL, k, x.dtype), x)
+        keys, found = lax.fori_loop(0, -(-(hi - lo) // _DOUBTFUL_COLUMNS), scan_block, start)
         # Rows of a class are in the order of their index, so ties are too.
         new_points = jnp.where(jnp.isinf(keys), n, table.index[found])
         new_distances = _distances(keys, x, reference, longest, inner)
@@ -362,7 +362,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
         distances = distances.at[target].set(new_distances, mode="drop")
         return done + _DOUBTFUL, points, distances
 
-    start = (jnp.zeros((), jnp.int32), points, distances)
+    start = (varying_with(jnp.zeros((), jnp.int32), distances), points, distances)
     return lax.while_loop(lambda state: state[0] < count, step, start)[1:]
 
 
@@ -408,12 +408,8 @@ def _search_function(table: Table, queries: Int[Array, "tiles rows"], *, metric:
             values = jnp.where(asked & ~jnp.isnan(values), values, jnp.inf)
             return _merge(best, values, rows), bad
 
-        (distances, found), bad = lax.fori_loop(
-            0,
-            -(-(hi - lo) // width),
-            scan_block,
-            (_no_neighbors(size, k, x.dtype), jnp.zeros(size, bool)),
-        )
+        start = varying_with((_no_neighbors(size, k, x.dtype), jnp.zeros(size, bool)), x)
+        (distances, found), bad = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
         return jnp.where(jnp.isinf(distances), n, table.index[found]), distances, bad
 
     return flat(lax.map(tile, queries.reshape(-1, size)))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from ._distance import varying_with
 from ._types import Array
 
 
@@ -51,7 +52,7 @@ def spanning_forest(
         return parent[component], death, jnp.any(found)
 
     # A component is known by the point that it stands for.
-    state = (points, jnp.full(n, -1, jnp.int32), jnp.bool_(True))
+    state = varying_with((points, jnp.full(n, -1, jnp.int32), jnp.bool_(True)), lengths)
     _, death, _ = jax.lax.while_loop(lambda state: state[2], join, state)
     edge = jnp.maximum(death, 0)
     return tails[edge], heads[edge], death >= 0
