@@ -11,10 +11,14 @@ import pytest
 SCRIPT = pathlib.Path(__file__).with_name("bad_input.py")
 
 
-@pytest.fixture(scope="module")
-def outcomes():
+@pytest.fixture(scope="module", params=["main", pytest.param("--all", marks=pytest.mark.slow)])
+def outcomes(request):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(SCRIPT), request.param],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -119,8 +119,10 @@ def assert_symmetric_from_both_ends(fuzzy_set):
     np.testing.assert_array_equal(matrix, matrix.T)
 
 
-@pytest.mark.parametrize("target_weight", [0.0, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("unlabeled", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(
+    "target_weight", [pytest.param(w, marks=pytest.mark.slow) for w in (0.0, 0.9)] + [0.5, 1.0]
+)
+@pytest.mark.parametrize("unlabeled", [0.0, 0.7, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_labels_equal_umap_learn_on_digits(digits, rng, target_weight, unlabeled):
     points, labels = digits[0][:500], digits[1][:500]
     labels = np.where(rng.random(len(labels)) < unlabeled, -1, labels)

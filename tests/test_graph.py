@@ -125,7 +125,12 @@ def clusters(rng, n_clusters, spread, n=3000, d=64):
 
 @pytest.mark.parametrize(
     ("n_clusters", "spread", "n"),
-    [(30, 1e-4, 3000), (30, 1e-5, 600), (3, 1e-4, 600), (3, 1e-6, 600)],
+    [
+        pytest.param(30, 1e-4, 3000, marks=pytest.mark.slow),
+        (30, 1e-5, 600),
+        (3, 1e-4, 600),
+        (3, 1e-6, 600),
+    ],
 )
 def test_rounding_loses_no_neighbor_in_tight_clusters(rng, n_clusters, spread, n):
     """The matrix product alone finds 57 % of the neighbors in the first case, 2 % in the last."""

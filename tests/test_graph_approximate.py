@@ -61,7 +61,9 @@ def check_graph(graph, points, metric="euclidean"):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "metric", [METRICS[0], *(pytest.param(m, marks=pytest.mark.slow) for m in METRICS[1:])]
+)
 @pytest.mark.parametrize("data", [clustered, pytest.param(gaussian, marks=pytest.mark.slow)])
 def test_recall_is_high_and_said(rng, data, metric, method):
     # Independent features are hard, and have their largest products with points that are far.
@@ -78,6 +80,7 @@ def test_recall_is_high_and_said(rng, data, metric, method):
     assert graph.recall.shape == ()
 
 
+@pytest.mark.slow
 def test_looking_around_finds_more(rng, monkeypatch):
     points = gaussian(rng)
     plan = _graph_approximate._plan(0, 0)
@@ -169,7 +172,7 @@ def test_degenerate_points(points, method):
         assert float(graph.recall) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param("projected", marks=pytest.mark.slow), "blocks"])
 def test_few_points(rng, method, monkeypatch):
     monkeypatch.undo()
     for n, k in [(2, 1), (16, 15), (17, 15), (70, 68)]:
@@ -190,7 +193,7 @@ def test_plan_grows_with_the_points(monkeypatch):
     assert _graph_approximate._plan(1_000_000, 500).candidates < 1_000_000 / 2**8
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param("projected", marks=pytest.mark.slow), "blocks"])
 def test_deterministic_and_the_same_in_parts_and_under_jit(rng, method, monkeypatch):
     points = clustered(rng)
     seen = []
@@ -229,6 +232,7 @@ def test_under_jit_and_vmap_a_bad_row_spoils_no_other(rng, method):
         assert recall > (0.95, 0.4)[i]
 
 
+@pytest.mark.slow
 def test_projection_within_classes(rng):
     points = clustered(rng)
     labels = rng.choice(4, size=1600, p=[0.6, 0.3, 0.097, 0.003])
@@ -244,6 +248,7 @@ def test_projection_within_classes(rng):
     assert abs(float(graph.recall) - recall) < 0.02
 
 
+@pytest.mark.slow
 def test_float64_is_kept(rng, x64):
     points = clustered(rng, n=600).astype(np.float64)
     for method in METHODS:

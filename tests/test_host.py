@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from topoprune_jax._host import _rips
+from topoprune_jax._host import _rips, _threads
 from topoprune_jax._host._rips import rips_pairs
 from topoprune_jax._host._status import FAILED, NOT_FINITE, OK
 
@@ -166,3 +166,29 @@ def test_ranks_that_float32_cannot_count_go_in_float64(rng, monkeypatch):
     expected = pairs_of(points, dims=(1, 2))[1]
     monkeypatch.setattr(_rips, "_EXACT_IN_FLOAT32", 1)
     np.testing.assert_array_equal(pairs_of(points, dims=(1, 2))[1], expected)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_threads_change_nothing(rng, monkeypatch, n_threads):
+    lengths = np.stack([pdist(cloud) for cloud in rng.normal(size=(23, 12, 2))])
+    lengths[4, 0] = np.nan
+    options = {"n": 12, "dims": (1, 2), "capacities": (20, 5)}
+    expected = rips_pairs(lengths, np.full(23, np.inf), **options)
+    monkeypatch.setattr(_rips, "_ENTRIES_A_THREAD", 1)
+    monkeypatch.setattr(_rips.os, "cpu_count", lambda: n_threads)
+    for one, other in zip(
+        rips_pairs(lengths, np.full(23, np.inf), **options), expected, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_work_goes_on_where_no_thread_can_start(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    done = []
+    for name in ("__init__", "submit"):
+        monkeypatch.setattr(_threads.ThreadPoolExecutor, name, refuse)
+        _threads.for_each(done.append, range(5), 4)
+        monkeypatch.undo()
+    assert sorted(done) == sorted([*range(5)] * 2)

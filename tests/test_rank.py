@@ -162,6 +162,7 @@ def test_identical_samples_are_named(digits):
     assert bool(jnp.isfinite(answer.scores).all())
 
 
+@pytest.mark.slow
 def test_more_components(digits):
     answer = tp.rank(digits[0], 0.9, embedding=tp.EmbeddingOptions(n_components=8))
     assert answer.embedding.shape == (len(digits[0]), 8)

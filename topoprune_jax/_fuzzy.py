@@ -343,7 +343,8 @@ def _reverse_edges(indices: Int[Array, "n k"], one_way: Array) -> tuple[Array, A
     counts = jnp.zeros(n, jnp.int32).at[targets].add(1, mode="drop")
     offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts, dtype=jnp.int32)])
     n_edges = offsets[-1]
-    return offsets, jnp.where(jnp.arange(slots.shape[0]) < n_edges, slots, -1)
+    places = jnp.arange(slots.shape[0], dtype=jnp.int32)
+    return offsets, jnp.where(places < n_edges, slots, -1)
 
 
 def _stable_order(values: Int[Array, " m"], highest: int) -> Int[Array, " m"]:
@@ -359,8 +360,10 @@ def _stable_order(values: Int[Array, " m"], highest: int) -> Int[Array, " m"]:
     positions = jnp.arange(m, dtype=jnp.uint32)
     order = None
     for shift in range(0, max(highest.bit_length(), 1), digit_bits):
-        digits = (values if order is None else values[order]).astype(jnp.uint32) >> shift
-        packed = lax.sort((digits << position_bits) | positions)
+        digits = (values if order is None else values[order]).astype(jnp.uint32) >> jnp.uint32(
+            shift
+        )
+        packed = lax.sort((digits << jnp.uint32(position_bits)) | positions)
         moved = (packed & position_mask).astype(jnp.int32)
         order = moved if order is None else order[moved]
     assert order is not None  # `range` is never empty
