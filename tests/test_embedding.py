@@ -91,6 +91,7 @@ def test_attraction_by_hand():
     np.testing.assert_allclose(force, jax.grad(log_nu)(z), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_attraction_counts_every_edge_of_both_its_ends(rng):
     """The force equals a plain double sum over the edges, one-way edges included."""
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(40, 3)), n_neighbors=4))
@@ -235,7 +236,7 @@ def test_tiles_push_as_all_at_once(n, monkeypatch):
     np.testing.assert_array_equal(together[1], one)
 
 
-@pytest.mark.parametrize("n_points", [60, 250])
+@pytest.mark.parametrize("n_points", [pytest.param(60, marks=pytest.mark.slow), 250])
 def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
     monkeypatch.setattr(_embedding, "_TILE", 100)
     monkeypatch.setattr(_embedding, "_REVERSE_BLOCK", 64)

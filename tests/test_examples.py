@@ -18,6 +18,7 @@ def run(name, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_rank_features(tmp_path):
     features = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=features, y=np.arange(60) % 3)

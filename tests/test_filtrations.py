@@ -1,5 +1,7 @@
 """Filtrations beside Vietoris-Rips, against gudhi, brute force, known values and each other."""
 
+import itertools
+
 import gudhi
 import jax
 import jax.numpy as jnp
@@ -358,7 +360,14 @@ def value_of(name):
 
 
 @pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", FILTRATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Vietoris-Rips itself has its tests in test_persistence.py.
+        pytest.param(name, marks=pytest.mark.slow) if name in ("rips", "dtm", "alpha") else name
+        for name in FILTRATIONS
+    ],
+)
 def test_derivatives_are_those_of_finite_differences(x64, name, order):
     modes = ["rev"] if name in ("rips", "cosine") else ["fwd", "rev"]
     function = jax.jit(value_of(name))
@@ -383,14 +392,24 @@ TRANSFORMS = {
 }
 
 
-QUICK = ("vmap of vmap", "shard_map")
+QUICK = [
+    ("weights", "shard_map"),
+    ("graph", "shard_map"),
+    ("graph", "vmap of vmap"),
+    ("lower star", "vmap of vmap"),
+    ("alpha", "vmap of vmap"),
+]
 
 
-@pytest.mark.parametrize(
-    "transform",
-    [t if t in QUICK else pytest.param(t, marks=pytest.mark.slow) for t in TRANSFORMS],
-)
-@pytest.mark.parametrize("name", FILTRATIONS)
+def every(names, *others):
+    """All combinations, those that are not in QUICK marked slow."""
+    return [
+        case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow)
+        for case in itertools.product(names, *others)
+    ]
+
+
+@pytest.mark.parametrize(("name", "transform"), every(FILTRATIONS, TRANSFORMS))
 def test_transformations_change_neither_values_nor_gradients(name, transform):
     points = jnp.asarray(FEW, jnp.float32)
     value = value_of(name)
@@ -421,7 +440,14 @@ def test_a_while_loop_walks_down(name):
     assert value(run(start)) < value(start)
 
 
-@pytest.mark.parametrize("name", [name for name in FILTRATIONS if name != "distances"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("weights", "alpha") else pytest.param(name, marks=pytest.mark.slow)
+        for name in FILTRATIONS
+        if name != "distances"  # whose NaN it is that counts
+    ],
+)
 def test_bad_clouds_leave_their_neighbors_bitwise_as_they_were(name):
     points = jnp.asarray(np.random.default_rng(0).normal(size=(64, 9, 2)), jnp.float32)
     spoiled = points.at[3, 0, 0].set(jnp.nan).at[17, 4, 0].set(jnp.inf).at[40].set(jnp.nan)

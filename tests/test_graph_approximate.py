@@ -93,6 +93,7 @@ def test_looking_around_finds_more(rng, monkeypatch):
     assert recalls[0] + 0.05 < recalls[1] < recalls[2]
 
 
+@pytest.mark.slow
 def test_every_block_visited_is_the_exact_graph(rng, monkeypatch):
     points = gaussian(rng, n=900, d=8)
     plan = _graph_approximate._plan(0, 0)._replace(visited=16)
@@ -144,7 +145,7 @@ def test_scores_bound_the_distances(rng, metric, monkeypatch):
     assert (bounds[1] - bounds[0]).max() > 100 * rounding
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param("projected", marks=pytest.mark.slow), "blocks"])
 @pytest.mark.parametrize(
     "points",
     [

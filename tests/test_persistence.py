@@ -446,7 +446,13 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    "transform",
+    [
+        pytest.param(t, marks=pytest.mark.slow) if t in ("jit", "jit of vmap", "map") else t
+        for t in TRANSFORMS
+    ],
+)
 def test_transformations_change_neither_values_nor_gradients(rng, transform):
     points = jnp.asarray(rng.normal(size=(4, 10, 2)), jnp.float32)
     values = TRANSFORMS[transform](loss, points)

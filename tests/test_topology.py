@@ -77,6 +77,7 @@ def test_step_scale_holds_points_in_place(rng):
     )
 
 
+@pytest.mark.slow
 def test_under_jit_vmap_and_grad(rng):
     points = jnp.asarray(rng.normal(size=(3, 10, 2)), jnp.float32)
 
