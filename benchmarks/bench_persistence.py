@@ -483,26 +483,20 @@ def measure_gradients(points, modules, repeats, left_out):
 
 
 def measure_host_threads(n, batch, repeats):
-    """Pairs of one batch on the host, by one thread and by two on halves of it."""
+    """Pairs of one batch on the host, by one thread and by two."""
     lengths = np.stack([pdist(cloud) for cloud in gaussian(n, batch)]).astype(np.float32)
     longest = np.full(batch, np.inf, np.float32)
 
-    def pairs(part):
-        return rips_pairs(lengths[part], longest[part], n=n, dims=(1,), capacities=(2 * n,))
+    def pairs(n_threads):
+        options = {"n": n, "dims": (1,), "capacities": (2 * n,), "n_threads": n_threads}
+        return rips_pairs(lengths, longest, **options)
 
-    half = batch // 2
-    halves = slice(0, half), slice(half, batch)
-    with ThreadPoolExecutor(2) as pool:
-        calls = {
-            "1 thread": lambda: pairs(slice(None)),
-            "2 threads": lambda: list(pool.map(pairs, halves)),
-        }
-        warm, results = {}, {}
-        for name, call in calls.items():
-            warm[name], results[name] = timed(call)
-        joined = np.concatenate([part[0] for part in results["2 threads"]])
-        assert np.array_equal(results["1 thread"][0], joined), "Threads change the pairs."
-        record = in_turns(calls, repeats, warm)
+    calls = {f"{k} thread{'s' * (k > 1)}": functools.partial(pairs, k) for k in (1, 2)}
+    warm, results = {}, {}
+    for name, call in calls.items():
+        warm[name], results[name] = timed(call)
+    assert np.array_equal(results["1 thread"][0], results["2 threads"][0]), "Pairs differ."
+    record = in_turns(calls, repeats, warm)
     speedup = record["1 thread"]["median"]["wall"] / record["2 threads"]["median"]["wall"]
     say(f"host threads: n={n}, batch={batch}: 1 -> 2 threads x{speedup:.2f}")
     return {"n": n, "batch": batch, "speedup": speedup, "contenders": record}

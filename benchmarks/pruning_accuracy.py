@@ -6,10 +6,10 @@ random and the field's other methods keep.
         --out benchmarks/results/accuracy_validation.jsonl
 
 Every method gets the same steps of the same program; only the kept indices differ. Settings are
-chosen on validation images, a tenth of the training images, which nothing else sees;
-`--evaluate test` is for the one confirmation. Each finished run is a line of the JSONL file, and a
-run that is there is not made again. Two methods, or seeds, that keep the same set share its
-training.
+chosen on validation images, a tenth of the training images, which neither selection nor training
+sees (the networks behind netA and netB did); `--evaluate test` is for the one confirmation. Each
+finished run is a line of the JSONL file, and a run that is there is not made again. Two methods, or
+seeds, that keep the same set share its training.
 `--full a` and `--full b` are the field's protocols with ResNet-18, for GPUs.
 """
 
@@ -17,12 +17,14 @@ import argparse
 import sys
 import time
 
-from harness.data import read_features, read_images, validation_split
+from harness.data import matched, read_features, read_images
 from harness.experiment import Experiment, cases
 from harness.methods import METHODS
 from harness.networks import NETWORKS
-from harness.records import Records
+from harness.records import Records, typed
 from harness.training import CPU, PROTOCOL_A, Trainer, protocol_b
+
+from topoprune_jax._checks import check_ratio
 
 BUDGETS = {
     None: lambda n_kept, ratio: CPU,
@@ -44,12 +46,26 @@ def add_common_arguments(parser):
     parser.add_argument("--images", default="cifar10", help="cifar10, a .npz, or tfds:NAME")
     parser.add_argument("--features", nargs="+", default=["netA"], help="netA, netB, or files")
     parser.add_argument("--methods", nargs="+", default=["all"])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet-small"])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="resnet-small unless given")
     parser.add_argument("--selection-seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--training-seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--evaluate", choices=["validation", "test"], default="validation")
-    parser.add_argument("--full", choices=["a", "b"], help="the field's protocols, for GPUs")
+    parser.add_argument(
+        "--full", choices=["a", "b"], help="the field's protocols, for GPUs, with resnet-18"
+    )
     parser.add_argument("--out", required=True, help="JSONL file of runs, continued if it is there")
+
+
+def checked_ratio(text):
+    """A ratio for argparse."""
+    try:
+        return check_ratio(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def chosen_networks(arguments):
+    return arguments.networks or (["resnet-18"] if arguments.full else ["resnet-small"])
 
 
 def say(line):
@@ -82,33 +98,26 @@ def run_all(experiment, several, features):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_common_arguments(parser)
-    parser.add_argument("--ratios", nargs="+", type=float, default=[0.9])
+    parser.add_argument("--ratios", nargs="+", type=checked_ratio, default=[0.9])
     arguments = parser.parse_args()
     methods = chosen_methods(arguments.methods)
     images = read_images(arguments.images)
     features = {}
-    evaluated = images
     for source in arguments.features:
-        features[source] = read_features(source)
-        if len(features[source].values) != len(images.train_y):
-            sys.exit(
-                f"{source} must have a row for each of the {len(images.train_y)} training images; "
-                f"it has {len(features[source].values)}."
-            )
-        if arguments.evaluate == "validation":
-            evaluated, features[source] = validation_split(images, features[source])
+        evaluated, own = matched(images, read_features(source), arguments.evaluate)
+        features[own.name] = own
     experiment = Experiment(
         evaluated,
         Trainer,
         BUDGETS[arguments.full],
         Records(arguments.out),
-        " ".join(["python benchmarks/pruning_accuracy.py", *sys.argv[1:]]),
+        typed("pruning_accuracy.py"),
     )
     several = cases(
         methods,
         features,
         arguments.ratios,
-        arguments.networks,
+        chosen_networks(arguments),
         arguments.selection_seeds,
         arguments.training_seeds,
         evaluated_on=arguments.evaluate,

@@ -9,40 +9,36 @@ methods as training from scratch does is a question of its own: compare with pru
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
-from harness.data import Features, Images, validation_split
+from harness.data import Features, Images, matched, names_in, read, read_logits
 from harness.experiment import Experiment, cases
 from harness.probe import Probe, ProbeBudget
-from harness.records import Records
-from pruning_accuracy import chosen_methods, run_all
+from harness.records import Records, typed
+from pruning_accuracy import checked_ratio, chosen_methods, run_all
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
+PROBES = ["linear-probe", "mlp-probe"]
 OTHER_NAMES = ("train_f", "train_y", "test_f", "test_y")
 
 
 def read_frozen(path):
     """The features as the samples themselves, and as what the methods look at."""
-    with np.load(path) as archive:
-        names = NAMES if NAMES[0] in archive.files else OTHER_NAMES
-        if missing := [name for name in names if name not in archive.files]:
-            sys.exit(f"{path} must hold {', '.join(NAMES)}; it lacks {', '.join(missing)}.")
-        x, y, test_x, test_y = (archive[name] for name in names)
-        logits = archive["epoch_logits"] if "epoch_logits" in archive.files else None
+    names = OTHER_NAMES if OTHER_NAMES[0] in names_in(path) else NAMES
+    x, y, test_x, test_y = (read(path, name) for name in names)
     x, test_x = x.astype(np.float32), test_x.astype(np.float32)
     name = Path(path).stem
     samples = Images(name, x, y.astype(np.int32), test_x, test_y.astype(np.int32))
-    return samples, Features(name, x, logits)
+    return samples, Features(name, x, read_logits(path))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("features", nargs="+", help=".npz files")
     parser.add_argument("--methods", nargs="+", default=["all"])
-    parser.add_argument("--ratios", nargs="+", type=float, default=[0.9])
-    parser.add_argument("--networks", nargs="+", default=["linear-probe", "mlp-probe"])
+    parser.add_argument("--ratios", nargs="+", type=checked_ratio, default=[0.9])
+    parser.add_argument("--networks", nargs="+", choices=PROBES, default=PROBES)
     parser.add_argument("--selection-seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--training-seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--evaluate", choices=["validation", "test"], default="validation")
@@ -50,12 +46,10 @@ def main():
     arguments = parser.parse_args()
     methods = chosen_methods(arguments.methods)
     records = Records(arguments.out)
-    words = [w if "/" not in w else f"$TOPOPRUNE_DATA/{Path(w).name}" for w in sys.argv[1:-1]]
-    command = " ".join(["python benchmarks/pruning_probe.py", *words, arguments.out])
+    command = typed("pruning_probe.py")
     for path in arguments.features:
         samples, features = read_frozen(path)
-        if arguments.evaluate == "validation":
-            samples, features = validation_split(samples, features)
+        samples, features = matched(samples, features, arguments.evaluate)
         several = cases(
             methods,
             [features.name],

@@ -6,7 +6,6 @@ python benchmarks/pruning_tables.py [--figures]
 import argparse
 import json
 import statistics
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -215,7 +214,6 @@ def main():
             if source:
                 own = [r for r in seen_by(runs, source) if r["settings"]["network"] == network]
                 draw(own, RESULTS / f"accuracy_{network}_{Path(source).stem}.png")
-    sys.exit(0)
 
 
 if __name__ == "__main__":

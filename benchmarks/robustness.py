@@ -27,17 +27,24 @@ import sys
 import numpy as np
 from harness.data import (
     imbalanced,
+    matched,
     noisy,
     read_features,
     read_images,
-    validation_split,
     with_label_noise,
 )
 from harness.experiment import Experiment, cases
 from harness.methods import METHODS
-from harness.records import Records
+from harness.records import Records, typed
 from harness.training import Trainer
-from pruning_accuracy import BUDGETS, add_common_arguments, chosen_methods, run_all
+from pruning_accuracy import (
+    BUDGETS,
+    add_common_arguments,
+    checked_ratio,
+    chosen_methods,
+    chosen_networks,
+    run_all,
+)
 from scipy.stats import spearmanr
 
 from topoprune_jax import vietoris_rips, wasserstein_distance
@@ -59,10 +66,7 @@ read_images = functools.cache(read_images)
 
 
 def data(arguments, source):
-    images, features = read_images(arguments.images), read_features(source)
-    if arguments.evaluate == "validation":
-        images, features = validation_split(images, features)
-    return images, features
+    return matched(read_images(arguments.images), read_features(source), arguments.evaluate)
 
 
 def ranks(order):
@@ -87,7 +91,7 @@ def overlap(arguments, records, how):
             return method.order(noisy(features, noise, seed), arguments.ratio, y, seed)
 
         seeds = arguments.selection_seeds
-        base = {"method": name, "features": source, "ratio": arguments.ratio, "n": n}
+        base = {"method": name, "features": features.name, "ratio": arguments.ratio, "n": n}
         wanted = [base | {"noise": noise, "seeds": [seeds[0]] * 2} for noise in NOISES]
         pairs = itertools.combinations(seeds, 2)
         wanted += [base | {"noise": 0.0, "seeds": list(pair)} for pair in pairs]
@@ -114,16 +118,18 @@ def homology(arguments, records, how):
         images, features = data(arguments, source)
         if METHODS[name].dynamics and features.logits is None:
             continue
-        settings = {"method": name, "features": source, "ratio": arguments.ratio}
+        n = len(images.train_y)
+        settings = {"method": name, "features": features.name, "ratio": arguments.ratio, "n": n}
         if records.find(settings) is not None:
             continue
         order = METHODS[name].order(features, arguments.ratio, images.train_y, 0)
         kept = order[: kept_count(len(order), arguments.ratio)]
+        size = min(_SUBSAMPLE, len(kept))
         x = features.values / np.linalg.norm(features.values, axis=1, keepdims=True)
         generator = np.random.default_rng(0)
 
-        def loops(rows, x=x, generator=generator):
-            return vietoris_rips(x[generator.choice(rows, _SUBSAMPLE, replace=False)], dims=(1,))
+        def loops(rows, x=x, size=size, generator=generator):
+            return vietoris_rips(x[generator.choice(rows, size, replace=False)], dims=(1,))
 
         everyone = np.arange(len(x))
         several = {"kept": [], "whole": []}
@@ -146,9 +152,9 @@ def trained(arguments, records, command, several, change=None, noise=False):
             images, features = change(images, features)
         if experiment is None:  # whatever the features, the images are the same
             experiment = Experiment(images, Trainer, BUDGETS[arguments.full], records, command)
-        own = [case for case in several if case.features == source]
+        own = [case for case in several if case.features == features.name]
         for sigma in sorted({case.noise for case in own}):
-            given = {source: noisy(features, sigma, 0) if noise else features}
+            given = {features.name: noisy(features, sigma, 0) if noise else features}
             run_all(experiment, [case for case in own if case.noise == sigma], given)
 
 
@@ -157,12 +163,12 @@ def main():
     tests = ["overlap", "deciding", "transfer", "label-noise", "imbalance", "homology"]
     parser.add_argument("test", choices=tests)
     add_common_arguments(parser)
-    parser.add_argument("--ratio", type=float, default=0.9)
+    parser.add_argument("--ratio", type=checked_ratio, default=0.9)
     parser.add_argument("--noises", nargs="+", type=float, default=[0.25, 0.5, 1.0])
     parser.set_defaults(features=["netA", "netB"])
     arguments = parser.parse_args()
     records = Records(arguments.out)
-    command = " ".join(["python benchmarks/robustness.py", *sys.argv[1:]])
+    command = typed("robustness.py")
     if arguments.test in ("overlap", "homology"):
         run = {"overlap": overlap, "homology": homology}[arguments.test]
         run(arguments, records, provenance(command))
@@ -173,9 +179,9 @@ def main():
         methods = [name for name in methods if not METHODS[name].dynamics]
     several = cases(
         methods,
-        arguments.features,
+        [read_features(source).name for source in arguments.features],
         [arguments.ratio],
-        arguments.networks,
+        chosen_networks(arguments),
         arguments.selection_seeds,
         arguments.training_seeds,
         evaluated_on=arguments.evaluate,
@@ -186,6 +192,11 @@ def main():
         ]
         trained(arguments, records, command, several, noise=True)
     elif arguments.test == "transfer":
+        if set(arguments.features) - set(ARCHITECTURES):
+            sys.exit(
+                f"`transfer` knows the architectures of {', '.join(ARCHITECTURES)} only; got "
+                f"{', '.join(arguments.features)}. Use pruning_accuracy.py with --networks."
+            )
         other = dict(zip(ARCHITECTURES, reversed(ARCHITECTURES.values()), strict=True))
         several = [
             dataclasses.replace(case, network=network[case.features])

@@ -608,3 +608,28 @@ def test_float64(run, rng, x64):
     for points in (rng.normal(size=(60, 4)), rng.normal(size=(60, 4)).astype(np.float32)):
         assert_pruning(d2(points, 0.5, difficulty=hardness, labels=labels), 60, 30)
         assert_pruning(zcore(points, 0.5, n_draws=30), 60, 30)
+
+
+def test_same_answer_inside_jit(rng):
+    points = jnp.asarray(rng.normal(size=(40, 4)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 3, size=40))
+    logits = jnp.asarray(rng.normal(size=(3, 40, 3)), jnp.float32)
+    hardness = points[:, 0]
+
+    def pick(shift, labels):
+        several = [
+            *(method(logits, 0.5, labels=labels) for method in DYNAMICS),
+            d2(points, 0.5, labels=labels),
+            zcore(points, 0.5, labels=labels, n_draws=50),
+        ]
+        return shift + jnp.stack([pruning.kept for pruning in several])
+
+    expected = pick(0, labels)
+    np.testing.assert_array_equal(jax.jit(pick)(0, labels), expected)
+    np.testing.assert_array_equal(jax.jit(lambda shift: pick(shift, labels))(0), expected)
+    np.testing.assert_array_equal(
+        jax.jit(lambda shift: shift + ccs(hardness, 0.5, labels=labels).kept)(0),
+        ccs(hardness, 0.5, labels=labels).kept,
+    )
+    with pytest.raises(TypeError, match="`labels` cannot be traced by JAX here"):
+        jax.jit(lambda y: ccs(hardness, 0.5, labels=y).kept)(labels)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from topoprune_jax.baselines import _kmeans
+from topoprune_jax.baselines._common import unit_rows
 from topoprune_jax.baselines._greedy import most_picks
 from topoprune_jax.baselines._herding import herding
 from topoprune_jax.baselines._k_center import k_center_greedy
-from topoprune_jax.baselines._kmeans import spherical_kmeans, unit_rows
+from topoprune_jax.baselines._kmeans import spherical_kmeans
 from topoprune_jax.baselines._moderate import moderate
 from topoprune_jax.baselines._prototypes import prototypes
 from topoprune_jax.baselines._random import class_balanced_random, random
@@ -45,6 +46,28 @@ def unit(points):
 
 
 # What all of them promise.
+
+
+SIZES_FROM_LABELS = [herding, k_center_greedy, moderate, prototypes]
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_same_answer_inside_jit(method, rng):
+    points = jnp.asarray(rng.normal(size=(40, 4)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 3, size=40))
+    expected = apply(method, points, 0.5, labels).kept
+
+    @jax.jit
+    def closing_over(shift):
+        return shift + apply(method, points, 0.5, labels).kept
+
+    np.testing.assert_array_equal(closing_over(0), expected)
+    traced = jax.jit(lambda y: apply(method, points, 0.5, y).kept)
+    if method in SIZES_FROM_LABELS:
+        with pytest.raises(TypeError, match="`labels` cannot be traced by JAX here"):
+            traced(labels)
+    else:
+        np.testing.assert_array_equal(traced(labels), expected)
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -22,6 +22,7 @@ from topoprune_jax import (
     vietoris_rips,
 )
 from topoprune_jax import _persistence as persistence
+from topoprune_jax._flag import _descending
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
 
@@ -531,3 +532,11 @@ def test_wrong_types_are_named():
 def test_forward_mode_is_refused_by_the_reverse_path_only():
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(loss, (jnp.asarray(SQUARE),), (jnp.asarray(SQUARE),))
+
+
+@pytest.mark.parametrize("n", [1, 64, 65, 200])  # counted up to 64, sorted beyond
+def test_descending_order_is_stable(n, rng):
+    values = rng.integers(0, 5, n).astype(np.float32)
+    values[rng.random(n) < 0.2] = np.inf
+    expected = np.argsort(-values, kind="stable")
+    np.testing.assert_array_equal(_descending(jnp.asarray(values)), expected)

@@ -241,7 +241,8 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
             "Convert them to integers."
         )
     _, codes = np.unique(values, return_inverse=True)
-    return jnp.asarray(codes.astype(np.int32))
+    with known_values():
+        return jnp.asarray(codes.astype(np.int32))
 
 
 def check_ratio(ratio: Any) -> float:

@@ -6,9 +6,12 @@ import io
 import itertools
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from topoprune_jax.io import FileError, read_array
 
 VALIDATION = 0.1  # of the training samples
 _SPLIT_SEED = 20260
@@ -58,11 +61,7 @@ def read_images(source: str) -> Images:
         return Images("cifar10", *train, *test)
     if source.startswith("tfds:"):
         return _from_tfds(source.removeprefix("tfds:"))
-    with np.load(source) as archive:
-        names = ("train_x", "train_y", "test_x", "test_y")
-        if missing := [name for name in names if name not in archive.files]:
-            sys.exit(f"{source} must hold {', '.join(names)}; it lacks {', '.join(missing)}.")
-        parts = [archive[name] for name in names]
+    parts = [read(source, name) for name in ("train_x", "train_y", "test_x", "test_y")]
     if parts[0].ndim != 4 or parts[0].dtype != np.uint8:
         sys.exit(
             f"train_x of {source} must be uint8 images (n, h, w, c); "
@@ -74,8 +73,7 @@ def read_images(source: str) -> Images:
 def _decoded(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
 
-    with np.load(path) as archive:
-        bytes_, offsets, labels = archive["bytes"], archive["offsets"], archive["labels"]
+    bytes_, offsets, labels = (read(path, name) for name in ("bytes", "offsets", "labels"))
     cuts = itertools.pairwise(offsets)
     images = [np.asarray(Image.open(io.BytesIO(bytes_[i:j].tobytes()))) for i, j in cuts]
     return np.stack(images), labels.astype(np.int32)
@@ -88,7 +86,10 @@ def _from_tfds(name: str) -> Images:
         sys.exit("`tfds:NAME` needs tensorflow-datasets: pip install 'topoprune-jax[data]'.")
     parts = []
     for split in ("train", "test"):
-        source = tfds.data_source(name, split=split)
+        try:
+            source = tfds.data_source(name, split=split)
+        except Exception as error:  # whatever the library and its formats raise
+            sys.exit(f"tensorflow-datasets cannot read '{name}' without tensorflow: {error}")
         examples = [source[i] for i in range(len(source))]
         parts.append(np.stack([np.asarray(example["image"]) for example in examples]))
         parts.append(np.asarray([example["label"] for example in examples], np.int32))
@@ -101,17 +102,50 @@ def read_features(source: str) -> Features:
     An .npz holds `train_f` (n, d) and may hold `epoch_logits` (epochs, n, classes).
     """
     path = data_folder() / f"cifar10_{source}.npz" if source in ("netA", "netB") else Path(source)
+    name = source if source in ("netA", "netB") else path.stem
     if path.suffix == ".npy":
-        return Features(path.stem, np.load(path), None)
+        return Features(name, read(path), None)
+    return Features(name, read(path, "train_f").astype(np.float32), read_logits(path))
+
+
+def read(path: str | Path, name: str | None = None) -> np.ndarray:
+    """An array of a file, or an end with one sentence."""
+    try:
+        return read_array(path, key=name)
+    except FileError as error:
+        sys.exit(str(error))
+
+
+def names_in(path: str | Path) -> list[str]:
+    """The names of the arrays of an .npz, none for any other file."""
+    if not zipfile.is_zipfile(path):
+        return []
     with np.load(path) as archive:
-        logits = archive["epoch_logits"] if "epoch_logits" in archive.files else None
-        return Features(path.stem, archive["train_f"].astype(np.float32), logits)
+        return archive.files
+
+
+def read_logits(path: str | Path) -> np.ndarray | None:
+    """The training dynamics, if the file holds any."""
+    return read(path, "epoch_logits") if "epoch_logits" in names_in(path) else None
+
+
+def matched(images: Images, features: Features, evaluate: str) -> tuple[Images, Features]:
+    """Both with the rows to select from, evaluated on `validation` or `test` samples."""
+    n = len(images.train_y)
+    if len(features.values) != n:
+        sys.exit(
+            f"The features '{features.name}' must have a row for each of the {n} training images; "
+            f"they have {len(features.values)}."
+        )
+    return validation_split(images, features) if evaluate == "validation" else (images, features)
 
 
 def validation_split(images: Images, features: Features) -> tuple[Images, Features]:
     """The same without a tenth of the training samples, on which accuracy is measured instead.
 
-    Settings are chosen here, so that the test images are looked at once.
+    Settings are chosen here, so that the test images are looked at once. Neither selection nor
+    training sees the rows held out; the network that made the features may have been trained on
+    them, as netA and netB were.
     """
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images.train_y))
     size = round(VALIDATION * len(order))

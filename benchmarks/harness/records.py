@@ -1,9 +1,21 @@
 """Runs as lines of JSON: a run that is there is not made again."""
 
 import json
-import statistics
-from collections.abc import Iterable
+import sys
 from pathlib import Path
+
+
+def typed(program: str) -> str:
+    """The command line, with paths that mean something on another machine too."""
+    words = [
+        f"$TOPOPRUNE_DATA/{Path(word).name}"
+        if word.endswith((".npz", ".npy"))
+        else Path(word).name
+        if word.startswith("/")
+        else word
+        for word in sys.argv[1:]
+    ]
+    return " ".join([f"python benchmarks/{program}", *words])
 
 
 class Records:
@@ -34,11 +46,3 @@ class Records:
             file.write(("" if whole else "\n") + line + "\n")
         self.runs.append(json.loads(line))
         return self.runs[-1]
-
-
-def mean_and_spread(values: Iterable[float]) -> str:
-    """Mean +- sample standard deviation of fractions, in percent."""
-    values = [100 * value for value in values]
-    if len(values) < 2:
-        return f"{values[0]:.1f}" if values else ""
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"

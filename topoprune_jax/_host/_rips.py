@@ -30,7 +30,7 @@ _ENTRIES_A_THREAD = 1 << 15
 """Matrix entries that are worth a thread: starting it takes as long as some diagrams."""
 
 _REMEMBERED_POINTS = 256
-"""Beyond it the indices of a cloud are made anew for every slab: they take 12 bytes a pair."""
+"""Beyond it the indices of a cloud are made anew for every slab: they take 32 bytes a pair."""
 
 _EXACT_IN_FLOAT32 = 1 << 24
 
@@ -42,6 +42,7 @@ def rips_pairs(
     n: int,
     dims: tuple[int, ...],
     capacities: tuple[int, ...],
+    n_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Persistence pairs of positive length in dimensions 1 and 2, for a batch of metrics.
 
@@ -55,6 +56,7 @@ def rips_pairs(
     - `n`: the number of points.
     - `dims`: homology dimensions, out of 1 and 2.
     - `capacities`: slots for each of `dims`; their sum is `p`.
+    - `n_threads`: as many as there are cores and work for, unless given.
 
     **Returns:** `generators (*batch, p, 4)` int32, rows (birth u, v, death u, v), per dimension the
     most persistent first, a death of -1, -1 where the class never dies and -1 in empty slots; the
@@ -71,7 +73,8 @@ def rips_pairs(
     lengths = lengths.reshape(size, lengths.shape[-1])
     max_length = max_length.reshape(size)
     step = max(1, _SLAB_ENTRIES // max(1, n * n))
-    n_threads = min(os.cpu_count() or 1, size * n * n // _ENTRIES_A_THREAD)
+    if n_threads is None:
+        n_threads = min(os.cpu_count() or 1, size * n * n // _ENTRIES_A_THREAD)
     if n_threads > 1:
         step = min(step, -(-size // n_threads))
 

@@ -12,7 +12,7 @@ from .. import _checks as checks
 from .._distance import rescale
 from .._select import interleave, kept_count
 from .._types import Array, ArrayInput, Key
-from ._common import Pruning, default_key, pruning
+from ._common import Pruning, default_key, known_codes, pruning
 
 # The cutoff at these ratios; between them it is interpolated, beyond them held.
 _CUTOFF_RATIOS = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -89,7 +89,7 @@ def ccs(
     n_cut = cut_count(n, n_kept, ratio, cutoff)
     n_strata = checks.check_count(n_strata, name="n_strata", low=1)
     codes = jnp.zeros(n, jnp.int32) if labels is None else checks.check_labels(labels, n)
-    n_classes = 1 if labels is None else int(jnp.max(codes)) + 1
+    n_classes = 1 if labels is None else int(known_codes(codes).max()) + 1
     order = _stratified(
         hardness,
         codes,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .. import _checks as checks
+from .._distance import norm
 from .._select import interleave, kept_count
 from .._types import Array, ArrayInput, Key
 
@@ -96,9 +97,28 @@ def _mapped(function, points, codes, members, valid, key) -> tuple[Array, Array]
     return whole, interleave(ordered, codes)
 
 
+@jax.jit
+def unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """The rows scaled to unit length; a row of zeros stays one."""
+    largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
+    points = points / jnp.where(largest > 0, largest, 1)
+    return points / jnp.where(largest > 0, norm(points)[:, None], 1)
+
+
+def known_codes(codes: Int[Array, " n"]) -> np.ndarray:
+    """The class codes, where the number and the sizes of the classes decide shapes."""
+    if checks.is_traced(codes):
+        raise TypeError(
+            "`labels` cannot be traced by JAX here, because the sizes of the classes decide the "
+            f"shapes; got a traced array of shape {codes.shape}. "
+            "Let the traced function close over them, or call this outside of it."
+        )
+    return np.asarray(codes)
+
+
 def class_rows(codes: Int[Array, " n"]) -> tuple[Int[Array, "g w"], Bool[Array, "g w"]]:
     """The samples of every class in a row, padded with sample 0 to the size of the largest."""
-    values = np.asarray(codes)
+    values = known_codes(codes)
     sizes = np.bincount(values)
     order = np.argsort(values, kind="stable")
     column = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -11,7 +11,7 @@ from .. import _checks as checks
 from .._graph import NeighborGraph, nearest_neighbors
 from .._types import Array, ArrayInput, Key
 from ._ccs import check_difficulty, cut_count, cut_last, hardest_first
-from ._common import Pruning, by_class, checked, pruning
+from ._common import Pruning, by_class, checked, pruning, unit_rows
 
 _CHUNK = 16  # edges looked at in one go; most points have fewer
 _LEAST = 1e-7  # a message is never smaller, as in the authors' code
@@ -125,15 +125,6 @@ def d2(
     order = jnp.concatenate([rest[picks], hardest[:n_cut][::-1]])
     cut = jnp.ones(n, bool).at[rest].set(False)
     return pruning(hardness.at[rest].set(scores), cut_last(by_class(order, codes), cut), n_kept)
-
-
-@jax.jit
-def unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Rows scaled to unit length; rows of zeros stay."""
-    largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
-    points = points / jnp.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
-    length = jnp.sqrt(jnp.sum(points * points, axis=1, keepdims=True))
-    return points / jnp.where(length > 0, length, 1)
 
 
 class _Edges(eqx.Module):

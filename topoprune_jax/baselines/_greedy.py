@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from .._checks import known_values
 from .._select import interleave
 from .._types import Array
+from ._common import known_codes
 
 
 def most_picks(n_kept: int, codes: Int[Array, " n"] | None) -> int:
@@ -16,8 +18,10 @@ def most_picks(n_kept: int, codes: Int[Array, " n"] | None) -> int:
     """
     if codes is None:
         return n_kept
-    kept = interleave(jnp.argsort(codes, stable=True).astype(jnp.int32), codes)[:n_kept]
-    return int(np.bincount(np.asarray(codes[kept])).max())
+    values = known_codes(codes)
+    with known_values():
+        kept = interleave(jnp.argsort(codes, stable=True).astype(jnp.int32), codes)[:n_kept]
+    return int(np.bincount(values[np.asarray(kept)]).max())
 
 
 def picks_first(

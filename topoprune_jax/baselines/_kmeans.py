@@ -14,14 +14,6 @@ _N_STEPS = 100  # `niter` of the authors of SemDeDup; most runs settle long befo
 _TILE_NUMBERS = 1 << 22  # similarities of samples and centers at a time: 16 MiB
 
 
-@jax.jit
-def unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """The rows scaled to unit length; a row of zeros stays one."""
-    largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
-    points = points / jnp.where(largest > 0, largest, 1)
-    return points / jnp.where(largest > 0, norm(points)[:, None], 1)
-
-
 @partial(jax.jit, static_argnames=("n_clusters", "n_steps"))
 def spherical_kmeans(
     points: Float[Array, "n d"], n_clusters: int, *, n_steps: int = _N_STEPS, key: Key

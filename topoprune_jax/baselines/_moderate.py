@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from .._checks import known_values
 from .._distance import norm, rescale
 from .._types import Array, ArrayInput, Key
 from ._common import Pruning, by_class, checked, class_rows, pruning
@@ -81,7 +82,8 @@ def moderate(
             "`class_balanced` needs the class of every sample; got no labels. "
             "Pass `labels`, or leave `class_balanced` out."
         )
-    all_in_one = jnp.zeros(points.shape[0], jnp.int32)
+    with known_values():
+        all_in_one = jnp.zeros(points.shape[0], jnp.int32)
     classes = all_in_one if codes is None else codes
     members, valid = class_rows(classes)
     distances = _distances(points, classes, members, valid, variant=variant)

@@ -2,13 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Int
 
 from .. import _checks as checks
 from .._types import Array, ArrayInput, Key
-from ._common import Pruning, by_class, checked, pruning
-from ._kmeans import spherical_kmeans, unit_rows
+from ._common import Pruning, by_class, checked, known_codes, pruning, unit_rows
+from ._kmeans import spherical_kmeans
 
 
 def prototypes(
@@ -71,7 +70,9 @@ def prototypes(
     points, n_kept, codes, key = checked(features, ratio, labels, key)
     n = points.shape[0]
     if n_clusters is None:
-        n_clusters = max(1, round(n**0.5 / 2)) if codes is None else int(np.max(codes)) + 1
+        n_clusters = (
+            max(1, round(n**0.5 / 2)) if codes is None else int(known_codes(codes).max()) + 1
+        )
     n_clusters = checks.check_count(n_clusters, name="n_clusters", low=1, high=n)
     points = unit_rows(points)
     clusters, centers = spherical_kmeans(points, n_clusters, key=key)

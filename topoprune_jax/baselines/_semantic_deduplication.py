@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from .. import _checks as checks
 from .._types import Array, ArrayInput, Key
-from ._common import Pruning, by_class, checked, pruning
-from ._kmeans import spherical_kmeans, unit_rows
+from ._common import Pruning, by_class, checked, pruning, unit_rows
+from ._kmeans import spherical_kmeans
 
 _CLUSTER_SIZE = 8800  # 440 million samples in 50,000 clusters
 _TILE = 512  # samples whose similarities to as many others are looked at in one go
