@@ -19,7 +19,7 @@ import time
 
 from harness.data import matched, read_features, read_images
 from harness.experiment import Experiment, cases
-from harness.methods import METHODS
+from harness.methods import COMPARED, METHODS, PARTS
 from harness.networks import NETWORKS
 from harness.records import Records, typed
 from harness.training import CPU, PROTOCOL_A, Trainer, protocol_b
@@ -34,9 +34,9 @@ BUDGETS = {
 
 
 def chosen_methods(names):
-    """The methods named; `all` for every one."""
-    if names == ["all"]:
-        return list(METHODS)
+    """The methods named; `all` for every one, `parts` for `rank` with parts left out."""
+    groups = {"all": COMPARED, "parts": PARTS}
+    names = [method for name in names for method in groups.get(name, [name])]
     if unknown := [name for name in names if name not in METHODS]:
         sys.exit(f"Methods are {', '.join(METHODS)}; got {', '.join(unknown)}.")
     return names

@@ -11,10 +11,14 @@ import numpy as np
 import pruning_tables
 import pytest
 from harness import data
+from harness.ablations import ABLATIONS, _fuzzy_filtration, _Stages
 from harness.experiment import Experiment, cases
+from harness.methods import METHODS
 from harness.probe import Probe, ProbeBudget
 from harness.records import Records
 from harness.training import CPU, Trainer
+from scipy.sparse.csgraph import minimum_spanning_tree
+from sklearn.neighbors import NearestNeighbors
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -125,3 +129,38 @@ def test_robustness_runs(tmp_path, test):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(out.read_text().splitlines()) == {"overlap": 2 * 6, "homology": 2}[test]
+
+
+@pytest.mark.parametrize("kind", ["labels", "label-free"])
+def test_parts_put_together_again_are_rank(frozen, kind):
+    samples, features = frozen
+    own = METHODS["topoprune" if kind == "labels" else "topoprune, label-free"]
+    with jax.numpy_rank_promotion("allow"):
+        expected, found = (
+            method.order(features, 0.9, samples.train_y, 3)
+            for method in (own, METHODS[f"{kind}: as it is"])
+        )
+        np.testing.assert_array_equal(found, expected)
+        for name in ("no homology (codensity)", "simpler half, then coverage", "simplest"):
+            other = METHODS[f"{kind}: {name}"].order(features, 0.9, samples.train_y, 3)
+            np.testing.assert_array_equal(np.sort(other), np.arange(len(samples.train_y)))
+            assert set(other[:120]) != set(expected[:120])
+
+
+def test_fuzzy_filtration_by_hand():
+    """Memberships of patches against SciPy's spanning trees of -log mu."""
+    points = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    stages = _Stages(data.Features("points", points, None))
+    variant = dataclasses.replace(ABLATIONS["label-free: fuzzy filtration"], patch_size=8)
+    found = _fuzzy_filtration(variant, stages, points)
+    fuzzy = stages.covering
+    mu = np.zeros((40, 40))
+    rows = np.repeat(np.arange(40), fuzzy.indices.shape[1])
+    np.maximum.at(mu, (rows, np.asarray(fuzzy.indices).ravel()), np.ravel(fuzzy.memberships))
+    mu = np.maximum(mu, mu.T)
+    longest = -np.log(np.asarray(fuzzy.memberships)[np.asarray(fuzzy.memberships) > 0].min())
+    with np.errstate(divide="ignore"):
+        lengths = np.where(mu > 0, -np.log(mu), longest) + 1e-6  # SciPy takes 0 for no edge
+    for i, patch in enumerate(NearestNeighbors(n_neighbors=8).fit(points).kneighbors(points)[1]):
+        own = lengths[np.ix_(patch, patch)]
+        assert found[i] == pytest.approx(minimum_spanning_tree(own).sum(), rel=1e-4)

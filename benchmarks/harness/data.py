@@ -33,9 +33,10 @@ class Images:
         return int(max(self.train_y.max(), self.test_y.max())) + 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What a pretrained network says of the training images, in their order."""
+    """What a pretrained network says of the training images, in their order; equal to itself only,
+    so that what was computed from it can be found again."""
 
     name: str
     values: np.ndarray

@@ -9,6 +9,7 @@ import numpy as np
 import topoprune_jax as tp
 from topoprune_jax import baselines
 
+from .ablations import ABLATIONS
 from .data import Features
 
 
@@ -56,7 +57,7 @@ def _d2_hard(f, ratio, y, key):
     return baselines.d2(f.values, ratio, labels=y, difficulty=hardness, cutoff=cutoff, key=key)
 
 
-METHODS = {
+COMPARED = {
     method.name: method
     for method in [
         Method("random", _plain(baselines.random), features=False),
@@ -91,3 +92,5 @@ METHODS = {
         Method("forgetting", _dynamic(baselines.forgetting), True, True, False),
     ]
 }
+PARTS = {name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()}
+METHODS = COMPARED | PARTS

@@ -1,0 +1,234 @@
+"""`rank` with one part left out or replaced: what each part of the score and the selection buys."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import topoprune_jax as tp
+from topoprune_jax._rank import _unit_rows
+from topoprune_jax._select import DEFAULT_BETA, group_rank, interleave
+
+from .data import Features
+
+_N_STRATA = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """All samples, the best to keep first."""
+
+    order: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The parts of `rank`; the defaults are its own.
+
+    - `labeled`: within classes, or within 20 strata of the embedding.
+    - `manifold`: where patches are taken from: the "embedding", the mean rank over "5 embeddings",
+      the deterministic "spectral" embedding in 16 dimensions, or the "features" themselves.
+    - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
+      (mean distance to the other points of the patch: no homology), "fuzzy filtration" (total H0
+      persistence of the memberships, -log mu, of the patch), or "none".
+    - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
+    - `rule`: "coverage"; "half" covers the simpler half of each group alone; "simplest" keeps the
+      lowest scores; "random" draws from the simplest three tenths.
+    """
+
+    labeled: bool
+    manifold: str = "embedding"
+    score: str = "persistence"
+    patch_size: int | None = None
+    dims: tuple[int, ...] = (0,)
+    beta: float = DEFAULT_BETA
+    rule: str = "coverage"
+
+    def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
+        stages = _stages(features, self.labeled, labels.tobytes(), int(jax.random.bits(key)))
+        stages.labels = labels if self.labeled else None
+        stages.key = key
+        scores = self._scores(stages)
+        return Order(np.asarray(_RULES[self.rule](self, stages, scores, ratio)))
+
+    def _scores(self, stages: "_Stages") -> np.ndarray:
+        if self.score == "none":
+            return np.zeros(stages.n, np.float32)
+        own = functools.partial(_SCORES[self.score], self, stages)
+        if self.manifold == "embedding":
+            return own(stages.embedding(0))
+        if self.manifold == "5 embeddings":
+            several = [_ranks(own(stages.embedding(i)), stages.groups) for i in range(5)]
+            return np.mean(several, axis=0)
+        if self.manifold == "spectral":
+            return own(np.asarray(tp.spectral_embedding(stages.fuzzy_set, 16)))
+        return own(stages.points)
+
+
+class _Stages:
+    """What variants on the same features share, made when first asked for."""
+
+    def __init__(self, features: Features):
+        self._features = features.values
+        self.points = np.asarray(_unit_rows(features.values, True, None)[0])
+        self.n = len(self.points)
+        self.labels: np.ndarray | None = None
+        self.key = jax.random.key(0)
+        self._embeddings: dict[int, np.ndarray] = {}
+
+    def embedding(self, i: int) -> np.ndarray:
+        """That of `rank` under the key, and further ones under others."""
+        if i not in self._embeddings:
+            key = self.key if i == 0 else jax.random.fold_in(self.key, i)
+            self._embeddings[i] = np.asarray(tp.rank(self._features, 0.5, key=key).embedding)
+        return self._embeddings[i]
+
+    @functools.cached_property
+    def fuzzy_set(self):
+        return tp.fuzzy_simplicial_set(tp.knn_graph(self.points, n_neighbors=15))
+
+    @functools.cached_property
+    def covering(self):
+        """The fuzzy set that `rank` covers."""
+        if self.labels is None:
+            return self.fuzzy_set
+        graph = tp.knn_graph(self.points, n_neighbors=15, labels=self.labels)
+        return tp.fuzzy_simplicial_set(graph)
+
+    @functools.cached_property
+    def groups(self):
+        """Within which scores are compared."""
+        if self.labels is not None:
+            return jnp.asarray(np.unique(self.labels, return_inverse=True)[1], jnp.int32)
+        key = jax.random.split(self.key, 3)[2]
+        return tp.kmeans_strata(self.embedding(0), _N_STRATA, key=key)
+
+
+@functools.lru_cache(maxsize=4)
+def _stages(features: Features, labeled: bool, labels: bytes, seed: int) -> _Stages:
+    return _Stages(features)
+
+
+def _ranks(scores, groups) -> np.ndarray:
+    return np.asarray(group_rank(jnp.asarray(scores, jnp.float32), groups))
+
+
+def _persistence(variant: Variant, stages: _Stages, z: np.ndarray, **options) -> np.ndarray:
+    if variant.patch_size is not None:
+        options["patch_size"] = variant.patch_size
+    scores = tp.structural_complexity(z, labels=stages.labels, dims=variant.dims, **options)
+    return np.asarray(scores)
+
+
+def _codensity(variant: Variant, stages: _Stages, z: np.ndarray) -> np.ndarray:
+    k = (variant.patch_size or 64) - 1
+    graph = tp.knn_graph(z, n_neighbors=k, labels=stages.labels)
+    distances = np.asarray(graph.distances)
+    known = np.isfinite(distances)
+    return np.where(known, distances, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+
+
+def _fuzzy_filtration(variant: Variant, stages: _Stages, z: np.ndarray) -> np.ndarray:
+    """H0 of -log mu among the points of a patch: no coordinates, only the fuzzy set."""
+    m = variant.patch_size or 64
+    graph = tp.knn_graph(z, n_neighbors=m - 1, labels=stages.labels)
+    itself = jnp.arange(stages.n, dtype=jnp.int32)[:, None]
+    rows = jnp.where(graph.indices < 0, itself, graph.indices)
+    patches = jnp.concatenate([itself, rows], axis=1)
+    indices, mu = stages.covering.indices, stages.covering.memberships
+    longest = float(-np.log(np.asarray(mu)[np.asarray(mu) > 0].min()))
+
+    def score(patch):
+        same = indices[patch][:, :, None] == patch[None, None, :]
+        own = jnp.max(jnp.where(same, mu[patch][:, :, None], 0), axis=1)
+        own = jnp.maximum(own, own.T)
+        lengths = jnp.where(own > 0, -jnp.log(jnp.maximum(own, 1e-30)), longest)
+        lengths = jnp.where(patch[:, None] == patch[None, :], 0, lengths)
+        return tp.total_persistence(tp.rips_from_distances(lengths, dims=(0,)))
+
+    # Batches of 64 patches hold 64 m k m comparisons.
+    return np.asarray(jax.jit(lambda rows: jax.lax.map(score, rows, batch_size=64))(patches))
+
+
+_SCORES: dict[str, Callable[..., np.ndarray]] = {
+    "persistence": _persistence,
+    "displacement": functools.partial(_persistence, method="displacement"),
+    "gradient": functools.partial(_persistence, method="displacement", n_steps=1),
+    "codensity": _codensity,
+    "fuzzy filtration": _fuzzy_filtration,
+}
+
+
+def _covered(variant, stages, scores, ratio):
+    strata = None if stages.labels is not None else stages.groups
+    return tp.select(
+        stages.covering,
+        scores,
+        ratio,
+        labels=stages.labels,
+        strata=strata,
+        beta=variant.beta if variant.score != "none" else 0.0,
+    ).order
+
+
+def _among_classes(stages, order):
+    """An order of some or all samples, with the classes taking turns."""
+    order = jnp.asarray(order, jnp.int32)
+    return order if stages.labels is None else interleave(order, stages.groups)
+
+
+def _half(variant, stages, scores, ratio):
+    simple = _ranks(scores, stages.groups) < 0.5
+    rows = np.flatnonzero(simple)
+    labels = None if stages.labels is None else stages.labels[rows]
+    graph = tp.knn_graph(stages.points[rows], n_neighbors=15, labels=labels)
+    covering = tp.fuzzy_simplicial_set(graph)
+    first = tp.select(covering, np.zeros(len(rows)), ratio, labels=labels, beta=0.0).order
+    return np.concatenate([rows[np.asarray(first)], np.flatnonzero(~simple)])
+
+
+def _simplest(variant, stages, scores, ratio):
+    return _among_classes(stages, np.argsort(_ranks(scores, stages.groups), kind="stable"))
+
+
+def _random(variant, stages, scores, ratio):
+    draw = np.asarray(jax.random.uniform(jax.random.fold_in(stages.key, 7), (stages.n,)))
+    complex_ = _ranks(scores, stages.groups) >= 0.3
+    return _among_classes(stages, np.lexsort((draw, complex_)))
+
+
+_RULES = {"coverage": _covered, "half": _half, "simplest": _simplest, "random": _random}
+
+_CHANGES = {
+    "as it is": {},
+    "coverage alone (beta 0)": {"score": "none"},
+    "beta 1": {"beta": 1.0},
+    "beta 2": {"beta": 2.0},
+    "beta 3": {"beta": 3.0},
+    "patches of 16": {"patch_size": 16},
+    "patches of 32": {"patch_size": 32},
+    "patches of 64": {"patch_size": 64},
+    "patches of 128": {"patch_size": 128},
+    "patches of 64, beta 1": {"patch_size": 64, "beta": 1.0},
+    "no homology (codensity)": {"score": "codensity"},
+    "no manifold (features)": {"manifold": "features"},
+    "spectral manifold": {"manifold": "spectral"},
+    "5 embeddings": {"manifold": "5 embeddings"},
+    "H1": {"dims": (1,)},
+    "H0 and H1": {"dims": (0, 1)},
+    "displacement": {"score": "displacement"},
+    "gradient": {"score": "gradient"},
+    "fuzzy filtration": {"score": "fuzzy filtration"},
+    "simpler half, then coverage": {"rule": "half"},
+    "simplest": {"rule": "simplest"},
+    "random of the simplest 30 %": {"rule": "random"},
+}
+
+ABLATIONS = {
+    f"{kind}: {name}": Variant(labeled, **change)
+    for kind, labeled in (("labels", True), ("label-free", False))
+    for name, change in _CHANGES.items()
+}
