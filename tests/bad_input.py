@@ -281,6 +281,16 @@ OTHERS = {
         "ValueError",
         "`patch_size` must be at least 2; got patch_size=1",
     ),
+    "rank neighbors": (
+        lambda: tp.rank(GOOD, 0.5, neighbors="approximate"),
+        "ValueError",
+        "`neighbors` must be 'exact', 'projected', 'blocks' or a NeighborGraph; got approximate",
+    ),
+    "rank neighbors of others": (
+        lambda: tp.rank(GOOD[1:], 0.5, neighbors=GRAPH),
+        "ValueError",
+        "`neighbors` must be a graph of the 39 samples; got one of 40 points",
+    ),
     "rank beta -1": (
         lambda: tp.rank(GOOD, 0.5, beta=-1.0),
         "ValueError",
@@ -618,6 +628,26 @@ OTHERS = {
         lambda: tp.select(GOOD, SCORES, 0.5),
         "TypeError",
         "`fuzzy_set` must be a FuzzySimplicialSet; got ndarray",
+    ),
+    "choose_beta groups": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES),
+        "ValueError",
+        "`choose_beta` compares classes or strata; got neither",
+    ),
+    "choose_beta features": (
+        lambda: tp.choose_beta(GOOD[1:], FUZZY, SCORES, labels=SCORES),
+        "ValueError",
+        "`features` must have a row for each of the 40 samples of the fuzzy set; got 39 rows",
+    ),
+    "choose_beta betas": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas="high"),
+        "TypeError",
+        "`betas` must be a number; got",
+    ),
+    "choose_beta labels": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES[:3]),
+        "ValueError",
+        r"`labels` must have shape \(40,\)",
     ),
     "select beta": (
         lambda: tp.select(FUZZY, SCORES, 0.5, beta="2"),

@@ -24,7 +24,7 @@ ROWS = [
     {"_graph", "alpha"},
     {"_filtrations", "_fuzzy", "_summaries"},
     {"_spectral", "_score", "_select"},
-    {"_embedding"},
+    {"_beta", "_embedding"},
     {"_ensemble", "_transform"},
     {"_rank", "baselines"},
     {"io", "plot", "_provenance"},
@@ -33,7 +33,16 @@ ROWS = [
     {"__main__"},
 ]
 # The two halves meet in `_rank` only; `_graph` serves both.
-MANIFOLD = {"_fuzzy", "_spectral", "_embedding", "_ensemble", "_transform", "_select", "_strata"}
+MANIFOLD = {
+    "_beta",
+    "_embedding",
+    "_ensemble",
+    "_fuzzy",
+    "_select",
+    "_spectral",
+    "_strata",
+    "_transform",
+}
 HOMOLOGY = {
     "_callback",
     "_diagram",

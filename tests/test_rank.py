@@ -71,7 +71,9 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     scores = tp.structural_complexity(ranking.embedding, labels=digits[1])
     np.testing.assert_array_equal(scores, ranking.scores)
     within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
-    selection = tp.select(within, scores, 0.9, labels=digits[1])
+    beta = tp.choose_beta(points, within, scores, labels=digits[1])
+    assert float(beta) == float(ranking.beta)
+    selection = tp.select(within, scores, 0.9, labels=digits[1], beta=beta)
     shared = set(selection.kept.tolist()) & set(ranking.kept.tolist())
     assert len(shared) > 170  # unit rows in another precision may turn a tie
     scores = tp.structural_complexity(free_ranking.embedding)
@@ -79,10 +81,26 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     strata_key = jax.random.split(jax.random.key(0), 3)[2]
     strata = tp.kmeans_strata(free_ranking.embedding, 20, key=strata_key)
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
-    cover = tp.select(fuzzy_set, scores, 0.9, strata=strata)
+    beta = tp.choose_beta(points, fuzzy_set, scores, strata=strata)
+    assert float(beta) == float(free_ranking.beta)
+    cover = tp.select(fuzzy_set, scores, 0.9, strata=strata, beta=beta)
     assert len(set(cover.kept.tolist()) & set(free_ranking.kept.tolist())) > 170
     uniform = tp.select(fuzzy_set, scores, 0.9, beta=0.0)  # the strata do count
     assert len(set(uniform.kept.tolist()) & set(free_ranking.kept.tolist())) < 160
+
+
+def test_neighbors_from_elsewhere(digits, ranking):
+    """A graph of the same rows gives much the same answer, and its own recall."""
+    points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
+    graph = tp.knn_graph(points)
+    given = tp.NeighborGraph(np.asarray(graph.indices), np.asarray(graph.distances), 0.5)
+    answer = tp.rank(digits[0], 0.9, labels=digits[1], neighbors=given)
+    assert float(ranking.recall) == 1
+    assert float(answer.recall) == 0.5
+    shared = set(answer.kept.tolist()) & set(ranking.kept.tolist())
+    assert len(shared) > 150  # distances differ in the last place
+    blocks = tp.rank(digits[0], 0.9, labels=digits[1], neighbors="blocks")
+    np.testing.assert_array_equal(blocks.kept, ranking.kept)  # so few points: the exact search
 
 
 @pytest.mark.slow
@@ -138,6 +156,7 @@ def test_progress_ends_every_stage_and_changes_nothing(digits, ranking):
         "complexity",
         "class neighbors",
         "class fuzzy set",
+        "beta",
         "selection",
     ]
     for stage in stages:

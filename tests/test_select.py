@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 import topoprune_jax as tp
-from topoprune_jax import _select
+from topoprune_jax import _beta, _select
 
 
 def dense(fuzzy_set):
@@ -217,3 +218,64 @@ def test_many_small_classes_come_first(rng):
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(1000, 4)), n_neighbors=5))
     kept = np.asarray(tp.select(fuzzy_set, rng.normal(size=1000), 0.8, labels=codes).kept)
     assert np.bincount(codes[kept]).tolist() == [100] + [1] * 100
+
+
+# How strongly complex samples are avoided.
+
+
+@pytest.fixture(scope="module")
+def digits_manifold(digits):
+    points, labels = digits[0][:600], digits[1][:600]
+    points = points / np.linalg.norm(points, axis=1, keepdims=True)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=labels))
+    scores = np.asarray(tp.structural_complexity(points[:, :20], labels=labels, patch_size=8))
+    return points, labels, fuzzy_set, scores
+
+
+def nearest_kept_error(points, labels, kept):
+    """scikit-learn's classifier by the nearest kept sample."""
+    classifier = KNeighborsClassifier(n_neighbors=1).fit(points[kept], labels[kept])
+    return np.mean(classifier.predict(points) != labels)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.1, 0.5, 2.0, 100.0])
+def test_beta_is_the_largest_that_the_tolerance_allows(digits_manifold, tolerance):
+    points, labels, fuzzy_set, scores = digits_manifold
+    betas = [4.0, 2.0, 1.0, 0.5, 0.0]
+    errors = []
+    for beta in betas:
+        pick = tp.select(fuzzy_set, scores, 0.9, labels=labels, beta=beta)
+        errors.append(nearest_kept_error(points, labels, np.asarray(pick.kept)))
+    assert errors[0] > 2 * errors[-1]  # so that there is something to choose
+    allowed = [b for b, e in zip(betas, errors, strict=True) if e <= (1 + tolerance) * errors[-1]]
+    given = {"labels": labels, "betas": betas[::-1], "tolerance": tolerance}
+    assert float(tp.choose_beta(points, fuzzy_set, scores, **given)) == allowed[0]
+    traced = jax.jit(lambda points: tp.choose_beta(points, fuzzy_set, scores, **given))
+    assert float(traced(points)) == allowed[0]
+    # Neither scale nor place of the features matters.
+    moved = points * 1e18 + 3e18
+    assert float(tp.choose_beta(moved, fuzzy_set, scores, **given)) == allowed[0]
+
+
+def test_beta_is_measured_on_a_sample_of_many(monkeypatch, digits_manifold):
+    points, labels, fuzzy_set, scores = digits_manifold
+    monkeypatch.setattr(_beta, "_SAMPLES", 599)
+    choices = [
+        float(tp.choose_beta(points, fuzzy_set, scores, labels=labels, key=jax.random.key(seed)))
+        for seed in range(3)
+    ]
+    whole = float(tp.choose_beta(points, fuzzy_set, scores, labels=labels))
+    assert set(choices) <= {0.0, 0.25, 0.5, 1.0, 2.0}
+    assert whole in choices
+
+
+def test_beta_needs_groups_and_the_features_of_the_fuzzy_set(digits_manifold):
+    points, labels, fuzzy_set, scores = digits_manifold
+    with pytest.raises(ValueError, match="`choose_beta` compares classes or strata; got neither"):
+        tp.choose_beta(points, fuzzy_set, scores)
+    with pytest.raises(ValueError, match="a row for each of the 600 samples of the fuzzy set"):
+        tp.choose_beta(points[1:], fuzzy_set, scores, labels=labels)
+    with pytest.raises(ValueError, match="`betas` must hold a number above 0"):
+        tp.choose_beta(points, fuzzy_set, scores, labels=labels, betas=[0.0])
+    with pytest.raises(ValueError, match="`tolerance` must be at least 0"):
+        tp.choose_beta(points, fuzzy_set, scores, labels=labels, tolerance=-1.0)

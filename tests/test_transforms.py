@@ -102,6 +102,9 @@ DISCRETE = {
     "structural_complexity": lambda x: tp.structural_complexity(x, patch_size=4),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 3, key=jax.random.key(0)),
     "select": lambda x: tp.select(_fuzzy_set(x), x[:, 0], 0.5).kept,
+    "choose_beta": lambda x: tp.choose_beta(
+        x, _fuzzy_set(x), x[:, 0], strata=np.arange(9) // 3, ratio=0.5
+    ),
     "rips_generators": lambda x: tp.rips_generators(x).edges,
 }
 

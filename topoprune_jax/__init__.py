@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from ._beta import choose_beta as choose_beta
 from ._diagram import Diagram as Diagram
 from ._diagram import Generators as Generators
 from ._diagram_distances import bottleneck_distance as bottleneck_distance

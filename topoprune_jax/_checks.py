@@ -304,6 +304,15 @@ def check_number(
     return float(value)
 
 
+def check_beta(beta: Any) -> float | Array:
+    """`beta` as a number that is not negative, or a traced one, which cannot be looked at."""
+    if isinstance(beta, jax.Array) and beta.shape == () and beta.dtype != bool:
+        if is_traced(beta):
+            return beta
+        beta = float(beta)
+    return check_number(beta, name="beta", low=0)
+
+
 def check_key(key: Any) -> Key:
     """`key` as a single typed PRNG key."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):

@@ -14,7 +14,7 @@ from ._graph_exact import Metric, exact_neighbors
 from ._types import Array, ArrayInput, Progress
 
 _METRICS = ("euclidean", "cosine", "inner_product")
-_METHODS = ("exact", "projected", "blocks")
+METHODS = ("exact", "projected", "blocks")
 
 
 class NeighborGraph(eqx.Module):
@@ -301,7 +301,7 @@ def _check_metric(metric: Metric, points: Float[Array, "n d"]) -> None:
 
 
 def _check_method(method: str, metric: Metric, labels: ArrayInput | None) -> None:
-    if not isinstance(method, str) or method not in _METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
             f"`method` must be 'exact', 'projected' or 'blocks'; got {method!r}. "
             "Only 'exact' misses no neighbor."

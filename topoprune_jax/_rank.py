@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from . import _checks as checks
+from ._beta import choose_beta
 from ._embedding import EmbeddingOptions, check_options, embed
 from ._fuzzy import fuzzy_simplicial_set
-from ._graph import nearest_neighbors
+from ._graph import METHODS, NeighborGraph, check_graph, nearest_neighbors
 from ._results import RESULTS
 from ._score import structural_complexity
-from ._select import DEFAULT_BETA, Selection, select
+from ._select import Selection, select
 from ._spectral import principal_components, spectral_start
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
@@ -38,6 +39,9 @@ class Ranking(eqx.Module):
     - `kept`: (m,) int32, the first m of `order`: the samples to train on.
     - `removed`: (n - m,) int32, the rest of `order`: the samples to leave out.
     - `embedding`: (n, c) coordinates of the manifold.
+    - `beta`: how strongly complex samples were avoided, as given or as `choose_beta` chose.
+    - `recall`: the fraction of the true neighbors that the manifold's graph holds, 1 where the
+      search was exact.
     - `result`: `RESULTS.successful`, or what was remarkable about the data; `RESULTS[result]` is a
       sentence.
     """
@@ -47,6 +51,8 @@ class Ranking(eqx.Module):
     kept: Int[Array, " m"]
     removed: Int[Array, " n-m"]
     embedding: Float[Array, "n c"]
+    beta: Float[Array, ""]
+    recall: Float[Array, ""]
     result: RESULTS
 
 
@@ -56,8 +62,9 @@ def rank(
     *,
     labels: ArrayInput | None = None,
     n_neighbors: int = 15,
+    neighbors: str | NeighborGraph = "exact",
     patch_size: int = 64,
-    beta: float = DEFAULT_BETA,
+    beta: float | Array | None = None,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
@@ -71,7 +78,8 @@ def rank(
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
        points in z, of its own class where labels are given.
     5. w_i = exp(-beta r_i), r_i = rank of s_i within its class (without labels: within one of 20
-       k-means strata of z), scaled to [0, 1).
+       k-means strata of z), scaled to [0, 1); beta is the largest of 2, 1, 1/2, 1/4 and 0 at which
+       what is kept stands for the rest nearly as well as at 0 (`choose_beta`).
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
@@ -86,9 +94,13 @@ def rank(
     - `labels`: (n,) classes, integers or strings. With labels the selection is better for training
       a classifier, and balanced as the data are.
     - `n_neighbors`: k of the graphs, at least 1; at most n - 1 are used.
+    - `neighbors`: how the neighbors of the manifold's graph are found: `"exact"`, `"projected"`
+      (many features) or `"blocks"` (many samples), the methods of `knn_graph`; or a `NeighborGraph`
+      of the samples that was made elsewhere, by pynndescent or faiss for example. What was found
+      is `recall`. Within classes the search is exact whatever is given here.
     - `patch_size`: m of the patches, at least 2; at most n are used.
-    - `beta`: how strongly complex samples are avoided; 0 is pure coverage. Training from scratch
-      at high ratios gains from more of it, a probe on good frozen features from less.
+    - `beta`: how strongly complex samples are avoided; 0 is pure coverage. Chosen from the data
+      unless given; the choice does not depend on the ratio.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`.
@@ -125,21 +137,26 @@ def rank(
     n = points.shape[0]
     codes = None if labels is None else checks.check_labels(labels, n)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
+    _check_neighbors(neighbors, n)
     checks.check_count(patch_size, name="patch_size", low=2)
-    checks.check_number(beta, name="beta", low=0)
+    if beta is not None:
+        beta = checks.check_beta(beta)
     check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
     start_key, embed_key, strata_key = jax.random.split(key, 3)
 
     # One neighbor at least, so that a single sample has a graph: an empty slot.
     k = max(1, min(k, n - 1))
-    graph = nearest_neighbors(points, k, progress=progress)
+    if isinstance(neighbors, NeighborGraph):
+        graph = neighbors
+    else:
+        graph = nearest_neighbors(points, k, method=neighbors, progress=progress)
     fuzzy_set = _step("fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
     c = int(embedding.n_components)
     start = _step("start", progress, lambda: _start(points, fuzzy_set, c, start_key))
     z = embed(fuzzy_set, embedding, start=start, progress=progress, key=embed_key)
     scores = structural_complexity(z, labels=codes, patch_size=patch_size, progress=progress)
-    selection = _select(
+    selection, beta = _select(
         points,
         fuzzy_set,
         z,
@@ -157,8 +174,25 @@ def rank(
         kept=selection.kept,
         removed=selection.removed,
         embedding=z,
+        beta=beta,
+        recall=graph.recall,
         result=RESULTS.all_identical if identical else RESULTS.successful,
     )
+
+
+def _check_neighbors(neighbors: str | NeighborGraph, n: int) -> None:
+    if isinstance(neighbors, NeighborGraph):
+        check_graph(neighbors)
+        if neighbors.n_points != n:
+            raise ValueError(
+                f"`neighbors` must be a graph of the {n} samples; got one of {neighbors.n_points} "
+                "points. Make it from the same features."
+            )
+    elif not isinstance(neighbors, str) or neighbors not in METHODS:
+        raise ValueError(
+            "`neighbors` must be 'exact', 'projected', 'blocks' or a NeighborGraph; got "
+            f"{neighbors if isinstance(neighbors, str) else type(neighbors).__name__}."
+        )
 
 
 def _step(stage: str, progress: Progress | None, compute: Callable[[], T]) -> T:
@@ -179,15 +213,25 @@ def _start(points, fuzzy_set, n_components, key) -> Array:
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)
 
 
-def _select(points, fuzzy_set, z, scores, ratio, codes, *, k, beta, progress, key) -> Selection:
+def _select(
+    points, fuzzy_set, z, scores, ratio, codes, *, k, beta, progress, key
+) -> tuple[Selection, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
+    strata = None
     if codes is None:
         n_strata = min(_N_STRATA, z.shape[0])
         strata = _step("strata", progress, lambda: kmeans_strata(z, n_strata, key=key))
-        return select(fuzzy_set, scores, ratio, strata=strata, beta=beta, progress=progress)
-    graph = nearest_neighbors(points, k, codes=codes, stage="class neighbors", progress=progress)
-    within = _step("class fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
-    return select(within, scores, ratio, labels=codes, beta=beta, progress=progress)
+    else:
+        graph = nearest_neighbors(
+            points, k, codes=codes, stage="class neighbors", progress=progress
+        )
+        fuzzy_set = _step("class fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
+    chosen = partial(choose_beta, points, fuzzy_set, scores, labels=codes, strata=strata)
+    beta = chosen(progress=progress, key=key) if beta is None else beta
+    selection = select(
+        fuzzy_set, scores, ratio, labels=codes, strata=strata, beta=beta, progress=progress
+    )
+    return selection, jnp.asarray(beta, points.dtype)
 
 
 def _unit_rows(

@@ -44,7 +44,7 @@ def select(
     *,
     labels: ArrayInput | None = None,
     strata: ArrayInput | None = None,
-    beta: float = DEFAULT_BETA,
+    beta: float | Array = DEFAULT_BETA,
     progress: Progress | None = None,
 ) -> Selection:
     r"""Keeps the samples that best cover the manifold, simple regions first.
@@ -98,7 +98,7 @@ def select(
     n = fuzzy_set.n_points
     values = checks.check_ranks(scores, n, name="scores")
     n_kept = kept_count(n, checks.check_ratio(ratio))
-    beta = checks.check_number(beta, name="beta", low=0)
+    beta = checks.check_beta(beta)
     zeros = jnp.zeros(n, jnp.int32)
     codes = zeros if labels is None else checks.check_labels(labels, n)
     groups = codes if strata is None else checks.check_labels(strata, n, name="strata")

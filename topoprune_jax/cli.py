@@ -296,6 +296,13 @@ def _commands(context: click.Context) -> None:
     help="Neighbors of every sample in the graph that stands for the manifold.",
 )
 @click.option(
+    "--neighbors",
+    type=click.Choice(["exact", "projected", "blocks"]),
+    default="exact",
+    show_default=True,
+    help="How neighbors are found: all of them, or faster with many features or many samples.",
+)
+@click.option(
     "--patch-size",
     type=int,
     default=64,
@@ -305,8 +312,8 @@ def _commands(context: click.Context) -> None:
 @click.option(
     "--beta",
     type=float,
-    default=1.0,
-    show_default=True,
+    default=None,
+    show_default="chosen from the data",
     help="How much simple neighborhoods are preferred: 0 is coverage alone.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no table of times.")
@@ -317,8 +324,9 @@ def _rank_command(
     labels: str | None,
     seed: int,
     n_neighbors: int,
+    neighbors: str,
     patch_size: int,
-    beta: float,
+    beta: float | None,
     quiet: bool,
 ) -> None:
     """Rank the rows of FEATURES and write which to keep.
@@ -364,6 +372,7 @@ def _rank_command(
                 ratio,
                 labels=classes,
                 n_neighbors=n_neighbors,
+                neighbors=neighbors,
                 patch_size=patch_size,
                 beta=beta,
                 progress=timer,
@@ -377,6 +386,10 @@ def _rank_command(
     if not quiet:
         _show("Where the time went", ("stage", "seconds"), timer.rows(), err=True)
     n_kept, n = len(ranking.kept), len(ranking.order)
+    if neighbors != "exact":
+        click.echo(
+            f"The neighbors found are {float(ranking.recall):.1%} of the true ones.", err=True
+        )
     click.echo(f"Kept {n_kept:,} of {n:,} samples ({n_kept / n:.1%}); ranking written to {out}")
 
 

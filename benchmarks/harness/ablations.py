@@ -10,7 +10,7 @@ import numpy as np
 
 import topoprune_jax as tp
 from topoprune_jax._rank import _unit_rows
-from topoprune_jax._select import DEFAULT_BETA, group_rank, interleave
+from topoprune_jax._select import group_rank, interleave
 
 from .data import Features
 
@@ -33,7 +33,8 @@ class Variant:
       the deterministic "spectral" embedding in 16 dimensions, or the "features" themselves.
     - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
       (mean distance to the other points of the patch: no homology), "fuzzy filtration" (total H0
-      persistence of the memberships, -log mu, of the patch), or "none".
+      persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
+      the share of a sample's memberships that leads to other classes or strata), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
     - `rule`: "coverage"; "half" covers the simpler half of each group alone; "simplest" keeps the
       lowest scores; "random" draws from the simplest three tenths.
@@ -44,7 +45,7 @@ class Variant:
     score: str = "persistence"
     patch_size: int | None = None
     dims: tuple[int, ...] = (0,)
-    beta: float = DEFAULT_BETA
+    beta: float | None = None
     rule: str = "coverage"
 
     def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
@@ -153,25 +154,32 @@ def _fuzzy_filtration(variant: Variant, stages: _Stages, z: np.ndarray) -> np.nd
     return np.asarray(jax.jit(lambda rows: jax.lax.map(score, rows, batch_size=64))(patches))
 
 
+def _agreement(variant: Variant, stages: _Stages, z: np.ndarray) -> np.ndarray:
+    groups = np.asarray(stages.groups)
+    i, j, mu = (np.asarray(part) for part in stages.fuzzy_set.edges())
+    total = np.bincount(i, mu, stages.n) + np.bincount(j, mu, stages.n)
+    elsewhere = mu * (groups[i] != groups[j])
+    other = np.bincount(i, elsewhere, stages.n) + np.bincount(j, elsewhere, stages.n)
+    return _ranks(_persistence(variant, stages, z), stages.groups) + other / np.maximum(total, 1e-9)
+
+
 _SCORES: dict[str, Callable[..., np.ndarray]] = {
     "persistence": _persistence,
     "displacement": functools.partial(_persistence, method="displacement"),
     "gradient": functools.partial(_persistence, method="displacement", n_steps=1),
+    "agreement": _agreement,
     "codensity": _codensity,
     "fuzzy filtration": _fuzzy_filtration,
 }
 
 
 def _covered(variant, stages, scores, ratio):
-    strata = None if stages.labels is not None else stages.groups
-    return tp.select(
-        stages.covering,
-        scores,
-        ratio,
-        labels=stages.labels,
-        strata=strata,
-        beta=variant.beta if variant.score != "none" else 0.0,
-    ).order
+    groups = {"strata": stages.groups} if stages.labels is None else {"labels": stages.labels}
+    beta = 0.0 if variant.score == "none" else variant.beta
+    if beta is None:
+        key = jax.random.split(stages.key, 3)[2]
+        beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
+    return tp.select(stages.covering, scores, ratio, **groups, beta=beta).order
 
 
 def _among_classes(stages, order):
@@ -213,6 +221,9 @@ _CHANGES = {
     "patches of 64": {"patch_size": 64},
     "patches of 128": {"patch_size": 128},
     "patches of 64, beta 1": {"patch_size": 64, "beta": 1.0},
+    "and agreement": {"score": "agreement"},
+    "and agreement, beta 2": {"score": "agreement", "beta": 2.0},
+    "spectral manifold, beta 1": {"manifold": "spectral", "beta": 1.0},
     "no homology (codensity)": {"score": "codensity"},
     "no manifold (features)": {"manifold": "features"},
     "spectral manifold": {"manifold": "spectral"},

@@ -1,0 +1,146 @@
+"""How strongly complex samples can be avoided before what is kept stops standing for the rest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from . import _checks as checks
+from ._distance import rescale
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._select import select
+from ._types import Array, ArrayInput, Key, Progress
+
+_SAMPLES = 20_000
+_ROUNDING = 0.01  # of a product of a count and a float32; counts are whole numbers
+_TILE_NUMBERS = 1 << 22  # similarities of samples and kept samples at a time: 16 MiB
+
+
+def choose_beta(
+    features: ArrayInput,
+    fuzzy_set: FuzzySimplicialSet,
+    scores: ArrayInput,
+    *,
+    labels: ArrayInput | None = None,
+    strata: ArrayInput | None = None,
+    betas: Sequence[float] = (2.0, 1.0, 0.5, 0.25),
+    tolerance: float = 0.1,
+    ratio: float = 0.9,
+    progress: Progress | None = None,
+    key: Key | None = None,
+) -> Float[Array, ""]:
+    r"""The strongest preference for simple samples that the data allow.
+
+    With S_beta what `select` keeps at `ratio` and g_j the class of sample j (its stratum where
+    there are no classes), the disagreement of a kept set is the error of its 1-nearest-neighbor
+    classifier on all samples,
+
+        e(beta) = (1/n) #{j : g_i != g_j},    i = argmin over S_beta of |x_i - x_j|,
+
+    and the choice is the largest beta with e(beta) <= (1 + tolerance) e(0). Where groups overlap
+    anyway, as the classes of images do in the features of a weak network, avoiding complex samples
+    costs little and the choice is large; where the complex samples are the only ones that tell
+    small groups apart, as in sets of many classes, it is near 0, pure coverage.
+
+    The ratio is that of the comparison; one beta serves every ratio, so that what is kept at one
+    is part of what is kept at every smaller one.
+
+    Source: this package's own. That strong preferences help one kind of task and harm another was
+    measured: benchmarks/README.md.
+
+    **Arguments:**
+
+    - `features`: (n, d), as the neighbors were found in; rows of unit length for angles.
+    - `fuzzy_set`, `scores`, `labels`, `strata`: as for `select`. Labels or strata are needed.
+    - `betas`: those to try, besides 0.
+    - `tolerance`: by how much the disagreement may rise, as a fraction of that of pure coverage.
+    - `ratio`: the fraction removed in the comparison.
+    - `progress`: called with ("beta", done, total).
+    - `key`: draws the 20,000 samples that the disagreement is measured on where there are more;
+      `jax.random.key(0)` unless given.
+
+    **Returns:** one of `betas`, or 0.
+
+    **Raises:** TypeError or ValueError with one sentence as `select` does, for a tolerance below 0,
+    no betas, and where there are neither labels nor strata.
+
+    Works under `jit` and `vmap`, where it cannot stop at the first beta that will do and takes as
+    long as a `select` for each of them.
+
+    ```python
+    >>> import jax, topoprune_jax as tp
+    >>> x = jax.random.normal(jax.random.key(0), (300, 8))
+    >>> labels = (x[:, 0] > 0).astype(int)
+    >>> fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(x, labels=labels))
+    >>> float(tp.choose_beta(x, fuzzy_set, -x[:, 0] ** 2, labels=labels))
+    2.0
+
+    ```
+    """
+    points = checks.check_points(features, name="features")
+    check_fuzzy_set(fuzzy_set)
+    n = points.shape[0]
+    if fuzzy_set.n_points != n:
+        raise ValueError(
+            f"`features` must have a row for each of the {fuzzy_set.n_points} samples of the fuzzy "
+            f"set; got {n} rows. Pass the features that it was made from."
+        )
+    if labels is None and strata is None:
+        raise ValueError(
+            "`choose_beta` compares classes or strata; got neither. Pass `labels`, or the "
+            "`strata` of `kmeans_strata`."
+        )
+    tolerance = checks.check_number(tolerance, name="tolerance", low=0)
+    several = sorted({checks.check_number(b, name="betas", low=0) for b in betas} - {0.0})[::-1]
+    if not several:
+        raise ValueError(f"`betas` must hold a number above 0; got {betas!r}. Name some to try.")
+    groups = strata if labels is None else labels
+    codes = checks.check_labels(groups, n, name="labels" if labels is not None else "strata")
+    key = checks.check_key(jax.random.key(0) if key is None else key)
+    looked_at = jnp.arange(n, dtype=jnp.int32)
+    if n > _SAMPLES:
+        looked_at = jax.random.choice(key, looked_at, (_SAMPLES,), replace=False)
+
+    def disagreement(beta: Any) -> Array:
+        pick = select(fuzzy_set, scores, ratio, labels=labels, strata=strata, beta=beta)
+        count = _disagreement(points, codes, pick.kept, looked_at)
+        return count.astype(points.dtype)
+
+    most = (1 + tolerance) * disagreement(0.0) + _ROUNDING
+    if checks.is_traced(most):
+        tried = jnp.asarray([*several, 0.0], points.dtype)
+        bearable = lax.map(disagreement, tried) <= most
+        return tried[jnp.argmax(bearable)]
+    for done, beta in enumerate(several, start=1):
+        if progress is not None:
+            progress("beta", done, len(several) + 1)
+        if float(disagreement(beta)) <= float(most):
+            break
+    else:
+        beta = 0.0
+    if progress is not None:
+        progress("beta", len(several) + 1, len(several) + 1)
+    return jnp.asarray(beta, points.dtype)
+
+
+@jax.jit
+def _disagreement(
+    points: Float[Array, "n d"],
+    codes: Int[Array, " n"],
+    kept: Int[Array, " m"],
+    looked_at: Int[Array, " j"],
+) -> Int[Array, ""]:
+    """How many of `looked_at` are nearest to a kept sample of another code; ties by place."""
+    points, _ = rescale(points)
+    centers = points[kept]
+    lengths = 0.5 * jnp.sum(centers * centers, axis=1)
+
+    def differs(i: Int[Array, ""]) -> Array:
+        nearest = kept[jnp.argmax(centers @ points[i] - lengths)]
+        return codes[nearest] != codes[i]
+
+    batch = max(1, min(looked_at.shape[0], _TILE_NUMBERS // kept.shape[0]))
+    return jnp.sum(lax.map(differs, looked_at, batch_size=batch), dtype=jnp.int32)
