@@ -27,7 +27,7 @@ def choose_beta(
     labels: ArrayInput | None = None,
     strata: ArrayInput | None = None,
     betas: Sequence[float] = (2.0, 1.0, 0.5, 0.25),
-    tolerance: float = 0.1,
+    tolerance: float = 0.05,
     ratio: float = 0.9,
     progress: Progress | None = None,
     key: Key | None = None,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import topoprune_jax as tp
+from topoprune_jax import baselines
 from topoprune_jax._rank import _unit_rows
 from topoprune_jax._select import group_rank, interleave
 
@@ -36,8 +37,9 @@ class Variant:
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
       the share of a sample's memberships that leads to other classes or strata), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
-    - `rule`: "coverage"; "half" covers the simpler half of each group alone; "simplest" keeps the
-      lowest scores; "random" draws from the simplest three tenths.
+    - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
+      "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata"
+      is CCS on the score: the highest are cut, every stratum of the others gives as many.
     """
 
     labeled: bool
@@ -188,8 +190,8 @@ def _among_classes(stages, order):
     return order if stages.labels is None else interleave(order, stages.groups)
 
 
-def _half(variant, stages, scores, ratio):
-    simple = _ranks(scores, stages.groups) < 0.5
+def _part(variant, stages, scores, ratio, share):
+    simple = _ranks(scores, stages.groups) < share
     rows = np.flatnonzero(simple)
     labels = None if stages.labels is None else stages.labels[rows]
     graph = tp.knn_graph(stages.points[rows], n_neighbors=15, labels=labels)
@@ -208,7 +210,18 @@ def _random(variant, stages, scores, ratio):
     return _among_classes(stages, np.lexsort((draw, complex_)))
 
 
-_RULES = {"coverage": _covered, "half": _half, "simplest": _simplest, "random": _random}
+def _strata(variant, stages, scores, ratio):
+    return baselines.ccs(scores, ratio, key=stages.key).order
+
+
+_RULES = {
+    "coverage": _covered,
+    "half": functools.partial(_part, share=0.5),
+    "seven tenths": functools.partial(_part, share=0.7),
+    "simplest": _simplest,
+    "random": _random,
+    "strata": _strata,
+}
 
 _CHANGES = {
     "as it is": {},
@@ -234,6 +247,11 @@ _CHANGES = {
     "gradient": {"score": "gradient"},
     "fuzzy filtration": {"score": "fuzzy filtration"},
     "simpler half, then coverage": {"rule": "half"},
+    "simpler seven tenths, then coverage": {"rule": "seven tenths"},
+    "and agreement, seven tenths, then coverage": {"score": "agreement", "rule": "seven tenths"},
+    "and agreement, beta 1": {"score": "agreement", "beta": 1.0},
+    "strata of scores, as in CCS": {"rule": "strata"},
+    "and agreement, strata of scores": {"score": "agreement", "rule": "strata"},
     "simplest": {"rule": "simplest"},
     "random of the simplest 30 %": {"rule": "random"},
 }
