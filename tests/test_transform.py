@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import KNeighborsClassifier
 
 import topoprune_jax as tp
+from topoprune_jax._transform import _nearest
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,29 @@ def test_embedded_points_come_back_near_their_place(digits, halves, state):
     again = np.asarray(tp.transform(state, digits[0][halves[0]]))
     moved = np.linalg.norm(again - np.asarray(state.embedding), axis=1)
     assert np.median(moved) < 0.05 * np.ptp(state.embedding, axis=0).max()
+
+
+@pytest.mark.parametrize("kind", ["plain", "far clusters", "copies", "outlier"])
+def test_neighbors_are_the_true_ones_whatever_the_rounding(rng, kind):
+    """Against differences in float64."""
+    points = rng.normal(size=(400, 6))
+    if kind == "far clusters":
+        points = points * 1e-5 + 10 * rng.integers(0, 2, size=(400, 1))
+    elif kind == "copies":
+        points = np.repeat(points[:10], 40, axis=0)
+    elif kind == "outlier":
+        points[7] = 1e7
+    points = points.astype(np.float32)
+    new = points[rng.choice(400, 150)] + np.float32(1e-6) * rng.normal(size=(150, 6))
+    new = new.astype(np.float32)
+    state = tp.ManifoldState(points, points[:, :2])
+    found = np.asarray(_nearest(state, jnp.asarray(new)))[:150]
+    distances = cdist(new.astype(np.float64), points.astype(np.float64))
+    least = np.sort(distances, axis=1)[:, :15]
+    np.testing.assert_allclose(
+        np.sort(np.take_along_axis(distances, found, axis=1), axis=1), least, rtol=1e-4, atol=1e-9
+    )
+    assert all(len(set(row)) == 15 for row in found.tolist())
 
 
 def test_derivatives(rng, x64):

@@ -351,9 +351,9 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
             same = lax.dynamic_slice_in_dim(other_codes, left, _DOUBTFUL_COLUMNS)[None, :]
             same = codes[:, None] == same
             keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)
-            return _merge(best, keys, columns)
+            return merge(best, keys, columns)
 
-        start = varying_with(_no_neighbors(_DOUBTFUL, k, x.dtype), x)
+        start = varying_with(no_neighbors(_DOUBTFUL, k, x.dtype), x)
         keys, found = lax.fori_loop(0, -(-(hi - lo) // _DOUBTFUL_COLUMNS), scan_block, start)
         # Rows of a class are in the order of their index, so ties are too.
         new_points = jnp.where(jnp.isinf(keys), n, table.index[found])
@@ -367,11 +367,11 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
     return lax.while_loop(lambda state: state[0] < count, step, start)[1:]
 
 
-def _no_neighbors(rows: int, k: int, dtype) -> tuple[Array, Array]:
+def no_neighbors(rows: int, k: int, dtype) -> tuple[Array, Array]:
     return jnp.full((rows, k), jnp.inf, dtype), jnp.zeros((rows, k), jnp.int32)
 
 
-def _merge(best: tuple[Array, Array], values: Float[Array, "rows width"], columns: Array):
+def merge(best: tuple[Array, Array], values: Float[Array, "rows width"], columns: Array):
     """The k least of `best` and one more block of columns; ties go to the earlier column."""
     k = best[0].shape[1]
     columns = jnp.broadcast_to(columns[None, :], values.shape)
@@ -407,9 +407,9 @@ def _search_function(table: Table, queries: Int[Array, "tiles rows"], *, metric:
             asked = same & real[:, None] & (own[:, None] != rows[None, :])
             bad = bad | jnp.any(asked & ~(values >= 0), axis=1)
             values = jnp.where(asked & ~jnp.isnan(values), values, jnp.inf)
-            return _merge(best, values, rows), bad
+            return merge(best, values, rows), bad
 
-        start = varying_with((_no_neighbors(size, k, x.dtype), jnp.zeros(size, bool)), x)
+        start = varying_with((no_neighbors(size, k, x.dtype), jnp.zeros(size, bool)), x)
         (distances, found), bad = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
         return jnp.where(jnp.isinf(distances), n, table.index[found]), distances, bad
 

@@ -9,9 +9,12 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import norm, varying_with
 from ._embedding import EmbeddingOptions, check_options, fit_ab
+from ._graph_exact import merge, no_neighbors, relative_rounding
 from ._types import Array, ArrayInput
 
 _BATCH = 128  # new points searched for at a time: always the same shape, so always the same bits
+_SPARE = 8  # candidates beyond k, so that most new points can be proven complete
+_COLUMNS = 1024  # embedded points compared by differences in one go
 _ANCHORS = 256  # points of the embedding that push a new point away
 _STEPS = 40
 _RATE = 0.5
@@ -142,20 +145,53 @@ def _transform(state: ManifoldState, new: Float[Array, "q d"]) -> Float[Array, "
 
 
 def _nearest(state: ManifoldState, new: Float[Array, "q d"]) -> Int[Array, "rows k"]:
-    """The k nearest embedded points of each new one, a fixed number of new points at a time."""
-    center = jnp.mean(state.points, axis=0, keepdims=True)
-    points = state.points - center
-    square = jnp.sum(points * points, axis=1)
-    rows = jnp.pad(new - center, ((0, (-new.shape[0]) % _BATCH), (0, 0)))
-    k, spare = state.n_neighbors, min(state.n_neighbors + 4, points.shape[0])
+    """The k nearest embedded points of each new one, a fixed number of new points at a time.
+
+    As in `knn_graph`, a product finds candidates, and where its rounding could hide a nearer point
+    the new one is compared with all by differences.
+    """
+    points = state.points
+    n, d = points.shape
+    center = jnp.mean(points, axis=0, keepdims=True)
+    centered = points - center  # rounds: for products only
+    square = jnp.sum(centered * centered, axis=1)
+    rows = jnp.pad(new, ((0, (-new.shape[0]) % _BATCH), (0, 0)))
+    k = state.n_neighbors
+    n_candidates = min(k + _SPARE, n)
+    rounding = relative_rounding(d, points.dtype)
+    others = jnp.pad(points, ((0, -n % _COLUMNS), (0, 0)))
+
+    def by_differences(x: Float[Array, "batch d"]) -> Int[Array, "batch k"]:
+        def scan_block(b: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            left = b * _COLUMNS
+            columns = left + jnp.arange(_COLUMNS, dtype=jnp.int32)
+            y = lax.dynamic_slice_in_dim(others, left, _COLUMNS)
+            # A new point at a time, so that memory is that of one block of differences.
+            distances = lax.map(lambda one: norm(one[None, :] - y), x)
+            return merge(best, jnp.where(columns[None, :] < n, distances, jnp.inf), columns)
+
+        start = varying_with(no_neighbors(x.shape[0], k, x.dtype), x)
+        return lax.fori_loop(0, others.shape[0] // _COLUMNS, scan_block, start)[1]
 
     def batch(x: Float[Array, "batch d"]) -> Int[Array, "batch k"]:
-        score = square[None, :] - 2 * jnp.matmul(x, points.T, precision=lax.Precision.HIGHEST)
-        found = lax.top_k(-score, spare)[1].astype(jnp.int32)
-        exact = norm(x[:, None, :] - points[found])
-        return lax.sort((exact, found), dimension=1, num_keys=2)[1][:, :k]
+        moved = x - center
+        products = jnp.matmul(moved, centered.T, precision=lax.Precision.HIGHEST)
+        score = square[None, :] - 2 * products
+        negative, found = lax.top_k(-score, n_candidates)
+        found = found.astype(jnp.int32)
+        distances, found = lax.sort(
+            (norm(x[:, None, :] - points[found]), found), dimension=1, num_keys=2
+        )
+        length, kth = norm(moved), distances[:, k - 1]
+        slack = 4 * rounding * (length + kth) ** 2
+        proven = (length * length - negative[:, -1] > kth * kth + slack) | (n_candidates == n)
+        return lax.cond(
+            jnp.all(proven),
+            lambda: found[:, :k],
+            lambda: jnp.where(proven[:, None], found[:, :k], by_differences(x)),
+        )
 
-    found = lax.map(batch, rows.reshape(-1, _BATCH, rows.shape[1]))
+    found = lax.map(batch, rows.reshape(-1, _BATCH, d))
     return found.reshape(-1, k)
 
 
