@@ -11,7 +11,7 @@ import numpy as np
 import topoprune_jax as tp
 from topoprune_jax import baselines
 from topoprune_jax._rank import _unit_rows
-from topoprune_jax._select import group_rank, interleave
+from topoprune_jax._select import greedy_coverage, group_rank, interleave
 
 from .data import Features
 
@@ -37,6 +37,8 @@ class Variant:
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
       the share of a sample's memberships that leads to other classes or strata), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
+    - `gamma`: weights are multiplied by a_j^gamma, a_j the share of the memberships of sample j
+      that leads to its own class or stratum.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
       "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata"
       is CCS on the score: the highest are cut, every stratum of the others gives as many.
@@ -48,6 +50,7 @@ class Variant:
     patch_size: int | None = None
     dims: tuple[int, ...] = (0,)
     beta: float | None = None
+    gamma: float = 0.0
     rule: str = "coverage"
 
     def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
@@ -157,12 +160,17 @@ def _fuzzy_filtration(variant: Variant, stages: _Stages, z: np.ndarray) -> np.nd
 
 
 def _agreement(variant: Variant, stages: _Stages, z: np.ndarray) -> np.ndarray:
+    return _ranks(_persistence(variant, stages, z), stages.groups) + 1 - _own_share(stages)
+
+
+def _own_share(stages: _Stages) -> np.ndarray:
+    """The share of each sample's memberships that leads to its own group."""
     groups = np.asarray(stages.groups)
-    i, j, mu = (np.asarray(part) for part in stages.fuzzy_set.edges())
-    total = np.bincount(i, mu, stages.n) + np.bincount(j, mu, stages.n)
-    elsewhere = mu * (groups[i] != groups[j])
-    other = np.bincount(i, elsewhere, stages.n) + np.bincount(j, elsewhere, stages.n)
-    return _ranks(_persistence(variant, stages, z), stages.groups) + other / np.maximum(total, 1e-9)
+    i, j, mu = stages.fuzzy_set.edges()
+    own = mu * (groups[i] == groups[j])
+    ends = np.concatenate([i, j])
+    share, total = (np.bincount(ends, np.tile(part, 2), stages.n) for part in (own, mu))
+    return share / np.maximum(total, 1e-9)
 
 
 _SCORES: dict[str, Callable[..., np.ndarray]] = {
@@ -181,7 +189,13 @@ def _covered(variant, stages, scores, ratio):
     if beta is None:
         key = jax.random.split(stages.key, 3)[2]
         beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
-    return tp.select(stages.covering, scores, ratio, **groups, beta=beta).order
+    picked = tp.select(stages.covering, scores, ratio, **groups, beta=beta)
+    if variant.gamma == 0:
+        return picked.order
+    weights = picked.weights * np.maximum(_own_share(stages), 1e-3) ** variant.gamma
+    codes = jnp.zeros(stages.n, jnp.int32) if stages.labels is None else stages.groups
+    coverage = greedy_coverage(stages.covering, jnp.asarray(weights, jnp.float32), codes)
+    return interleave(coverage, codes)
 
 
 def _among_classes(stages, order):
@@ -249,6 +263,10 @@ _CHANGES = {
     "simpler half, then coverage": {"rule": "half"},
     "simpler seven tenths, then coverage": {"rule": "seven tenths"},
     "and agreement, seven tenths, then coverage": {"score": "agreement", "rule": "seven tenths"},
+    "own share, beta 0": {"gamma": 1.0, "beta": 0.0},
+    "own share squared, beta 0": {"gamma": 2.0, "beta": 0.0},
+    "own share to the fourth, beta 0": {"gamma": 4.0, "beta": 0.0},
+    "own share squared, beta 1": {"gamma": 2.0, "beta": 1.0},
     "and agreement, beta 1": {"score": "agreement", "beta": 1.0},
     "strata of scores, as in CCS": {"rule": "strata"},
     "and agreement, strata of scores": {"score": "agreement", "rule": "strata"},

@@ -1,6 +1,7 @@
 """Runs as lines of JSON: a run that is there is not made again."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,7 +16,12 @@ def typed(program: str) -> str:
         else word
         for word in sys.argv[1:]
     ]
-    return " ".join([f"python benchmarks/{program}", *words])
+    return f"python benchmarks/{program} " + " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    # The name of the folder is for the shell to put in.
+    return word if word.startswith("$TOPOPRUNE_DATA/") else shlex.quote(word)
 
 
 class Records:
