@@ -37,6 +37,7 @@ class Variant:
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
       the share of a sample's memberships that leads to other classes or strata), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
+      Below 0, which `rank` does not take, complex samples are preferred.
     - `gamma`: weights are multiplied by a_j^gamma, a_j the share of the memberships of sample j
       that leads to its own class or stratum.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
@@ -189,10 +190,10 @@ def _covered(variant, stages, scores, ratio):
     if beta is None:
         key = jax.random.split(stages.key, 3)[2]
         beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
-    picked = tp.select(stages.covering, scores, ratio, **groups, beta=beta)
     if variant.gamma == 0:
-        return picked.order
-    weights = picked.weights * np.maximum(_own_share(stages), 1e-3) ** variant.gamma
+        return tp.select(stages.covering, scores, ratio, **groups, beta=beta).order
+    weights = np.exp(-float(beta) * _ranks(scores, stages.groups))
+    weights = weights * np.maximum(_own_share(stages), 1e-3) ** variant.gamma
     codes = jnp.zeros(stages.n, jnp.int32) if stages.labels is None else stages.groups
     coverage = greedy_coverage(stages.covering, jnp.asarray(weights, jnp.float32), codes)
     return interleave(coverage, codes)
@@ -266,6 +267,9 @@ _CHANGES = {
     "own share, beta 0": {"gamma": 1.0, "beta": 0.0},
     "own share squared, beta 0": {"gamma": 2.0, "beta": 0.0},
     "own share to the fourth, beta 0": {"gamma": 4.0, "beta": 0.0},
+    "own share to the fourth, beta -1": {"gamma": 4.0, "beta": -1.0},
+    "own share to the fourth, beta -2": {"gamma": 4.0, "beta": -2.0},
+    "own share squared, beta -1": {"gamma": 2.0, "beta": -1.0},
     "own share squared, beta 1": {"gamma": 2.0, "beta": 1.0},
     "and agreement, beta 1": {"score": "agreement", "beta": 1.0},
     "strata of scores, as in CCS": {"rule": "strata"},
