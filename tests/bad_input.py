@@ -291,10 +291,10 @@ OTHERS = {
         "ValueError",
         "`neighbors` must be a graph of the 39 samples; got one of 40 points",
     ),
-    "rank beta -1": (
-        lambda: tp.rank(GOOD, 0.5, beta=-1.0),
+    "rank beta -51": (
+        lambda: tp.rank(GOOD, 0.5, beta=-51.0),
         "ValueError",
-        "`beta` must be at least 0; got beta=-1",
+        "`beta` must be between -50 and 50; got beta=-51",
     ),
     "rank embedding": (
         lambda: tp.rank(GOOD, 0.5, embedding=3),
@@ -648,6 +648,31 @@ OTHERS = {
         lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES[:3]),
         "ValueError",
         r"`labels` must have shape \(40,\)",
+    ),
+    "select weights": (
+        lambda: tp.select(FUZZY, SCORES, 0.5, weights=-SCORES),
+        "ValueError",
+        "`weights` must not be negative; got -39",
+    ),
+    "select weights nan": (
+        lambda: tp.select(FUZZY, SCORES, 0.5, weights=np.where(SCORES == 3, np.nan, 0)),
+        "ValueError",
+        "`weights` must be finite; got NaN or infinity, first in row 3",
+    ),
+    "class_agreement labels": (
+        lambda: tp.class_agreement(FUZZY, SCORES[:3]),
+        "ValueError",
+        r"`labels` must have shape \(40,\)",
+    ),
+    "class_agreement fuzzy_set": (
+        lambda: tp.class_agreement(GOOD, SCORES),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got ndarray",
+    ),
+    "rank agreement_power": (
+        lambda: tp.rank(GOOD, 0.5, labels=SCORES, agreement_power=-1.0),
+        "ValueError",
+        "`agreement_power` must be at least 0; got agreement_power=-1",
     ),
     "select beta": (
         lambda: tp.select(FUZZY, SCORES, 0.5, beta="2"),

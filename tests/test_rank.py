@@ -71,9 +71,11 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     scores = tp.structural_complexity(ranking.embedding, labels=digits[1])
     np.testing.assert_array_equal(scores, ranking.scores)
     within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
-    beta = tp.choose_beta(points, within, scores, labels=digits[1])
-    assert float(beta) == float(ranking.beta)
-    selection = tp.select(within, scores, 0.9, labels=digits[1], beta=beta)
+    weights = tp.class_agreement(tp.fuzzy_simplicial_set(tp.knn_graph(points)), digits[1]) ** 4
+    assert float(ranking.beta) == -1
+    selection = tp.select(
+        within, scores, 0.9, labels=digits[1], weights=weights, beta=float(ranking.beta)
+    )
     shared = set(selection.kept.tolist()) & set(ranking.kept.tolist())
     assert len(shared) > 170  # unit rows in another precision may turn a tie
     scores = tp.structural_complexity(free_ranking.embedding)
@@ -101,6 +103,21 @@ def test_neighbors_from_elsewhere(digits, ranking):
     assert len(shared) > 150  # distances differ in the last place
     blocks = tp.rank(digits[0], 0.9, labels=digits[1], neighbors="blocks")
     np.testing.assert_array_equal(blocks.kept, ranking.kept)  # so few points: the exact search
+
+
+def test_mislabeled_samples_are_left_out(digits):
+    """One in ten labels is wrong: few of those are kept, and without the agreement many."""
+    generator = np.random.default_rng(0)
+    labels = digits[1].copy()
+    wrong = generator.choice(len(labels), len(labels) // 10, replace=False)
+    labels[wrong] = (labels[wrong] + generator.integers(1, 10, len(wrong))) % 10
+
+    def share(**options):
+        kept = tp.rank(digits[0], 0.9, labels=labels, **options).kept
+        return np.isin(np.asarray(kept), wrong).mean()
+
+    assert share() < 0.02
+    assert share(agreement_power=0.0) > 0.1
 
 
 @pytest.mark.slow
@@ -156,7 +173,6 @@ def test_progress_ends_every_stage_and_changes_nothing(digits, ranking):
         "complexity",
         "class neighbors",
         "class fuzzy set",
-        "beta",
         "selection",
     ]
     for stage in stages:

@@ -156,8 +156,8 @@ def test_rejects_bad_arguments(fuzzy_set):
         tp.select(fuzzy_set, np.where(np.arange(300) == 7, np.nan, 0), 0.5)
     with pytest.raises(ValueError, match=r"must be in \[0, 1\); got 90\. Pass 0.9 to remove 90 %"):
         tp.select(fuzzy_set, np.zeros(300), 90)
-    with pytest.raises(ValueError, match="`beta` must be at least 0; got beta=-1"):
-        tp.select(fuzzy_set, np.zeros(300), 0.5, beta=-1)
+    with pytest.raises(ValueError, match="`beta` must be between -50 and 50; got beta=-51"):
+        tp.select(fuzzy_set, np.zeros(300), 0.5, beta=-51)
     with pytest.raises(ValueError, match=r"`strata` must have shape \(300,\)"):
         tp.select(fuzzy_set, np.zeros(300), 0.5, strata=np.zeros(5, int))
 
@@ -186,7 +186,7 @@ def test_order_ends_and_is_a_permutation_even_with_nan(rng):
         )
     )(points)
     np.testing.assert_array_equal(np.sort(order), np.arange(100))
-    with pytest.raises(ValueError, match="`beta` must be at least 0; got beta=1e"):
+    with pytest.raises(ValueError, match="`beta` must be between -50 and 50; got beta=1e"):
         tp.rank(np.nan_to_num(points), 0.5, beta=1e39)
 
 
@@ -279,3 +279,42 @@ def test_beta_needs_groups_and_the_features_of_the_fuzzy_set(digits_manifold):
         tp.choose_beta(points, fuzzy_set, scores, labels=labels, betas=[0.0])
     with pytest.raises(ValueError, match="`tolerance` must be at least 0"):
         tp.choose_beta(points, fuzzy_set, scores, labels=labels, tolerance=-1.0)
+
+
+# How far a sample is among its own class.
+
+
+def test_class_agreement_against_the_dense_relation(fuzzy_set, rng):
+    labels = rng.integers(0, 3, size=300)
+    mu = dense(fuzzy_set) - np.eye(300)
+    expected = (mu * (labels[:, None] == labels[None, :])).sum(axis=1) / mu.sum(axis=1)
+    np.testing.assert_allclose(tp.class_agreement(fuzzy_set, labels), expected, atol=1e-6)
+    np.testing.assert_array_equal(tp.class_agreement(fuzzy_set, np.zeros(300)), 1)
+    np.testing.assert_array_equal(tp.class_agreement(fuzzy_set, np.arange(300)), 0)
+
+
+def test_a_point_without_edges_agrees_with_itself():
+    graph = tp.NeighborGraph(np.asarray([[1], [0], [-1]]), np.asarray([[1.0], [1.0], [np.inf]]))
+    fuzzy_set = tp.fuzzy_simplicial_set(graph)
+    assert tp.class_agreement(fuzzy_set, [0, 1, 0]).tolist() == [0, 0, 1]
+
+
+def test_weights_decide_what_is_covered(fuzzy_set, rng):
+    weights = rng.uniform(size=300)
+    selection = tp.select(fuzzy_set, np.zeros(300), 0.5, weights=weights, beta=0.0)
+    np.testing.assert_allclose(selection.weights, weights, rtol=1e-6)
+    assert_greedy(dense(fuzzy_set), weights, np.asarray(selection.order))
+    nothing = tp.select(fuzzy_set, np.zeros(300), 0.5, weights=np.zeros(300))
+    np.testing.assert_array_equal(np.sort(nothing.order), np.arange(300))
+
+
+def test_below_zero_beta_prefers_complex_samples(fuzzy_set, rng):
+    scores = rng.normal(size=300)
+    weights = np.asarray(tp.select(fuzzy_set, scores, 0.5, beta=-1.0).weights)
+    ranks = np.argsort(np.argsort(scores)) / 300
+    np.testing.assert_allclose(weights, np.exp(ranks), rtol=1e-5)
+    complex_, simple = (
+        scores[np.asarray(tp.select(fuzzy_set, scores, 0.9, beta=beta).kept)].mean()
+        for beta in (-3.0, 3.0)
+    )
+    assert complex_ > simple

@@ -76,7 +76,7 @@ def choose_beta(
     >>> labels = (x[:, 0] > 0).astype(int)
     >>> fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(x, labels=labels))
     >>> float(tp.choose_beta(x, fuzzy_set, -x[:, 0] ** 2, labels=labels))
-    2.0
+    1.0
 
     ```
     """

@@ -305,12 +305,13 @@ def check_number(
 
 
 def check_beta(beta: Any) -> float | Array:
-    """`beta` as a number that is not negative, or a traced one, which cannot be looked at."""
+    """`beta` as a number, or a traced one, which cannot be looked at."""
     if isinstance(beta, jax.Array) and beta.shape == () and beta.dtype != bool:
         if is_traced(beta):
             return beta
         beta = float(beta)
-    return check_number(beta, name="beta", low=0)
+    hint = "Its exponential is a weight."
+    return check_number(beta, name="beta", low=-50, high=50, hint=hint)
 
 
 def check_key(key: Any) -> Key:

@@ -17,7 +17,7 @@ from ._fuzzy import fuzzy_simplicial_set
 from ._graph import METHODS, NeighborGraph, check_graph, nearest_neighbors
 from ._results import RESULTS
 from ._score import structural_complexity
-from ._select import Selection, select
+from ._select import Selection, class_agreement, select
 from ._spectral import principal_components, spectral_start
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _DEFAULT_SEED = 0
 _N_STRATA = 20
+_BETA_WITH_LABELS = -1.0
 _ROW_CHUNK_BYTES = 1 << 26
 
 
@@ -65,6 +66,7 @@ def rank(
     neighbors: str | NeighborGraph = "exact",
     patch_size: int = 64,
     beta: float | Array | None = None,
+    agreement_power: float = 4.0,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
@@ -77,9 +79,12 @@ def rank(
     3. z = `embed(mu)`: its low-dimensional embedding.
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
        points in z, of its own class where labels are given.
-    5. w_i = exp(-beta r_i), r_i = rank of s_i within its class (without labels: within one of 20
-       k-means strata of z), scaled to [0, 1); beta is the largest of 2, 1, 1/2, 1/4 and 0 at which
-       what is kept stands for the rest nearly as well as at 0 (`choose_beta`).
+    5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
+       one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
+       gamma = 4 and beta = -1: complex samples are preferred, unless they lie among another class.
+       Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at which what is kept
+       stands for the rest nearly as well as at 0 (`choose_beta`): simple samples are preferred, as
+       nothing tells which of the complex ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
@@ -99,8 +104,9 @@ def rank(
       of the samples that was made elsewhere, by pynndescent or faiss for example. What was found
       is `recall`. Within classes the search is exact whatever is given here.
     - `patch_size`: m of the patches, at least 2; at most n are used.
-    - `beta`: how strongly complex samples are avoided; 0 is pure coverage. Chosen from the data
-      unless given; the choice does not depend on the ratio.
+    - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
+      -1 with labels, and without them chosen from the data, whatever the ratio.
+    - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`.
@@ -141,6 +147,7 @@ def rank(
     checks.check_count(patch_size, name="patch_size", low=2)
     if beta is not None:
         beta = checks.check_beta(beta)
+    agreement_power = checks.check_number(agreement_power, name="agreement_power", low=0)
     check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
     start_key, embed_key, strata_key = jax.random.split(key, 3)
@@ -165,6 +172,7 @@ def rank(
         codes,
         k=k,
         beta=beta,
+        agreement_power=agreement_power,
         progress=progress,
         key=strata_key,
     )
@@ -214,23 +222,24 @@ def _start(points, fuzzy_set, n_components, key) -> Array:
 
 
 def _select(
-    points, fuzzy_set, z, scores, ratio, codes, *, k, beta, progress, key
+    points, fuzzy_set, z, scores, ratio, codes, *, k, beta, agreement_power, progress, key
 ) -> tuple[Selection, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
-    strata = None
     if codes is None:
         n_strata = min(_N_STRATA, z.shape[0])
         strata = _step("strata", progress, lambda: kmeans_strata(z, n_strata, key=key))
+        if beta is None:
+            beta = choose_beta(points, fuzzy_set, scores, strata=strata, progress=progress, key=key)
+        groups = {"strata": strata}
     else:
+        weights = class_agreement(fuzzy_set, codes) ** agreement_power
         graph = nearest_neighbors(
             points, k, codes=codes, stage="class neighbors", progress=progress
         )
         fuzzy_set = _step("class fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
-    chosen = partial(choose_beta, points, fuzzy_set, scores, labels=codes, strata=strata)
-    beta = chosen(progress=progress, key=key) if beta is None else beta
-    selection = select(
-        fuzzy_set, scores, ratio, labels=codes, strata=strata, beta=beta, progress=progress
-    )
+        beta = _BETA_WITH_LABELS if beta is None else beta
+        groups = {"labels": codes, "weights": weights}
+    selection = select(fuzzy_set, scores, ratio, **groups, beta=beta, progress=progress)
     return selection, jnp.asarray(beta, points.dtype)
 
 

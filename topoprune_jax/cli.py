@@ -313,8 +313,8 @@ def _commands(context: click.Context) -> None:
     "--beta",
     type=float,
     default=None,
-    show_default="chosen from the data",
-    help="How much simple neighborhoods are preferred: 0 is coverage alone.",
+    show_default="-1 with labels, without them chosen from the data",
+    help="How much simple neighborhoods are preferred, or complex ones below 0.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar and no table of times.")
 def _rank_command(

@@ -11,7 +11,7 @@ import numpy as np
 import topoprune_jax as tp
 from topoprune_jax import baselines
 from topoprune_jax._rank import _unit_rows
-from topoprune_jax._select import greedy_coverage, group_rank, interleave
+from topoprune_jax._select import group_rank, interleave
 
 from .data import Features
 
@@ -37,9 +37,8 @@ class Variant:
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
       the share of a sample's memberships that leads to other classes or strata), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
-      Below 0, which `rank` does not take, complex samples are preferred.
-    - `gamma`: weights are multiplied by a_j^gamma, a_j the share of the memberships of sample j
-      that leads to its own class or stratum.
+    - `gamma`: weights are multiplied by a_j^gamma, a_j the `class_agreement` of sample j with its
+      class or stratum; None is 4 with labels and 0 without, as in `rank`.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
       "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata"
       is CCS on the score: the highest are cut, every stratum of the others gives as many.
@@ -51,7 +50,7 @@ class Variant:
     patch_size: int | None = None
     dims: tuple[int, ...] = (0,)
     beta: float | None = None
-    gamma: float = 0.0
+    gamma: float | None = None
     rule: str = "coverage"
 
     def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
@@ -165,13 +164,7 @@ def _agreement(variant: Variant, stages: _Stages, z: np.ndarray) -> np.ndarray:
 
 
 def _own_share(stages: _Stages) -> np.ndarray:
-    """The share of each sample's memberships that leads to its own group."""
-    groups = np.asarray(stages.groups)
-    i, j, mu = stages.fuzzy_set.edges()
-    own = mu * (groups[i] == groups[j])
-    ends = np.concatenate([i, j])
-    share, total = (np.bincount(ends, np.tile(part, 2), stages.n) for part in (own, mu))
-    return share / np.maximum(total, 1e-9)
+    return np.asarray(tp.class_agreement(stages.fuzzy_set, stages.groups))
 
 
 _SCORES: dict[str, Callable[..., np.ndarray]] = {
@@ -185,18 +178,20 @@ _SCORES: dict[str, Callable[..., np.ndarray]] = {
 
 
 def _covered(variant, stages, scores, ratio):
-    groups = {"strata": stages.groups} if stages.labels is None else {"labels": stages.labels}
-    beta = 0.0 if variant.score == "none" else variant.beta
-    if beta is None:
+    labeled = stages.labels is not None
+    groups = {"labels": stages.labels} if labeled else {"strata": stages.groups}
+    beta, gamma = variant.beta, variant.gamma
+    if variant.score == "none":
+        beta = 0.0
+    elif beta is None and labeled:
+        beta = -1.0
+    elif beta is None:
         key = jax.random.split(stages.key, 3)[2]
         beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
-    if variant.gamma == 0:
-        return tp.select(stages.covering, scores, ratio, **groups, beta=beta).order
-    weights = np.exp(-float(beta) * _ranks(scores, stages.groups))
-    weights = weights * np.maximum(_own_share(stages), 1e-3) ** variant.gamma
-    codes = jnp.zeros(stages.n, jnp.int32) if stages.labels is None else stages.groups
-    coverage = greedy_coverage(stages.covering, jnp.asarray(weights, jnp.float32), codes)
-    return interleave(coverage, codes)
+    if gamma is None:
+        gamma = 4.0 if labeled else 0.0
+    weights = None if gamma == 0 else jnp.asarray(_own_share(stages)) ** gamma
+    return tp.select(stages.covering, scores, ratio, **groups, weights=weights, beta=beta).order
 
 
 def _among_classes(stages, order):
@@ -240,18 +235,17 @@ _RULES = {
 
 _CHANGES = {
     "as it is": {},
-    "coverage alone (beta 0)": {"score": "none"},
-    "beta 1": {"beta": 1.0},
-    "beta 2": {"beta": 2.0},
-    "beta 3": {"beta": 3.0},
+    "coverage alone (beta 0)": {"gamma": 0.0, "score": "none"},
+    "beta 1": {"gamma": 0.0, "beta": 1.0},
+    "beta 2": {"gamma": 0.0, "beta": 2.0},
+    "beta 3": {"gamma": 0.0, "beta": 3.0},
     "patches of 16": {"patch_size": 16},
     "patches of 32": {"patch_size": 32},
     "patches of 64": {"patch_size": 64},
     "patches of 128": {"patch_size": 128},
-    "patches of 64, beta 1": {"patch_size": 64, "beta": 1.0},
-    "and agreement": {"score": "agreement"},
-    "and agreement, beta 2": {"score": "agreement", "beta": 2.0},
-    "spectral manifold, beta 1": {"manifold": "spectral", "beta": 1.0},
+    "patches of 64, beta 1": {"gamma": 0.0, "patch_size": 64, "beta": 1.0},
+    "and agreement, beta 2": {"gamma": 0.0, "score": "agreement", "beta": 2.0},
+    "spectral manifold, beta 1": {"gamma": 0.0, "manifold": "spectral", "beta": 1.0},
     "no homology (codensity)": {"score": "codensity"},
     "no manifold (features)": {"manifold": "features"},
     "spectral manifold": {"manifold": "spectral"},
@@ -267,11 +261,12 @@ _CHANGES = {
     "own share, beta 0": {"gamma": 1.0, "beta": 0.0},
     "own share squared, beta 0": {"gamma": 2.0, "beta": 0.0},
     "own share to the fourth, beta 0": {"gamma": 4.0, "beta": 0.0},
+    "no preference (beta 0)": {"beta": 0.0},
     "own share to the fourth, beta -1": {"gamma": 4.0, "beta": -1.0},
     "own share to the fourth, beta -2": {"gamma": 4.0, "beta": -2.0},
     "own share squared, beta -1": {"gamma": 2.0, "beta": -1.0},
     "own share squared, beta 1": {"gamma": 2.0, "beta": 1.0},
-    "and agreement, beta 1": {"score": "agreement", "beta": 1.0},
+    "and agreement, beta 1": {"gamma": 0.0, "score": "agreement", "beta": 1.0},
     "strata of scores, as in CCS": {"rule": "strata"},
     "and agreement, strata of scores": {"score": "agreement", "rule": "strata"},
     "simplest": {"rule": "simplest"},
