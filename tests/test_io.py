@@ -32,6 +32,8 @@ def ranking():
         kept=order[:2],
         removed=order[2:],
         embedding=jnp.arange(10, dtype=jnp.float32).reshape(5, 2),
+        beta=jnp.asarray(-1.0),
+        recall=jnp.asarray(1.0),
         result=RESULTS.successful,
     )
 
