@@ -642,7 +642,12 @@ OTHERS = {
     "choose_beta betas": (
         lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas="high"),
         "TypeError",
-        "`betas` must be a number; got",
+        "`betas` must be a list of numbers; got 'high'",
+    ),
+    "choose_beta one beta": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas=2.0),
+        "TypeError",
+        "`betas` must be a list of numbers; got 2.0",
     ),
     "choose_beta labels": (
         lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES[:3]),

@@ -120,6 +120,19 @@ def test_mislabeled_samples_are_left_out(digits):
     assert share(agreement_power=0.0) > 0.1
 
 
+def test_a_class_among_others_is_still_covered(rng):
+    """Two members lie wholly among the other class; they come before copies of a covered one."""
+    others = rng.normal(size=(60, 3))
+    lone = np.repeat(rng.normal(size=(3, 3)), [6, 1, 1], axis=0)
+    points = np.concatenate([lone, np.repeat(lone, 20, axis=0) + 1e-6, others])
+    labels = np.concatenate([np.ones(8), np.zeros(len(points) - 8)])
+    ranking = tp.rank(points, 0.5, labels=labels, n_neighbors=3, normalize=False)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points[6:], n_neighbors=3))
+    assert float(tp.class_agreement(fuzzy_set, labels[6:])[:2].max()) == 0
+    first = [i for i in np.asarray(ranking.order).tolist() if i < 8][:3]
+    assert {6, 7} & set(first)
+
+
 @pytest.mark.slow
 def test_vmap_over_keys(digits):
     keys = jax.random.split(jax.random.key(3), 2)

@@ -94,6 +94,10 @@ def choose_beta(
             "`strata` of `kmeans_strata`."
         )
     tolerance = checks.check_number(tolerance, name="tolerance", low=0)
+    if not isinstance(betas, Sequence) or isinstance(betas, str):
+        raise TypeError(
+            f"`betas` must be a list of numbers; got {betas!r}. Pass one number as [2.0]."
+        )
     several = sorted({checks.check_number(b, name="betas", low=0) for b in betas} - {0.0})[::-1]
     if not several:
         raise ValueError(f"`betas` must hold a number above 0; got {betas!r}. Name some to try.")

@@ -27,6 +27,7 @@ T = TypeVar("T")
 _DEFAULT_SEED = 0
 _N_STRATA = 20
 _BETA_WITH_LABELS = -1.0
+_LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 _ROW_CHUNK_BYTES = 1 << 26
 
 
@@ -81,7 +82,7 @@ def rank(
        points in z, of its own class where labels are given.
     5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
        one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
-       gamma = 4 and beta = -1: complex samples are preferred, unless they lie among another class.
+       at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among another class.
        Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at which what is kept
        stands for the rest nearly as well as at 0 (`choose_beta`): simple samples are preferred, as
        nothing tells which of the complex ones can be trusted.
@@ -232,7 +233,8 @@ def _select(
             beta = choose_beta(points, fuzzy_set, scores, strata=strata, progress=progress, key=key)
         groups = {"strata": strata}
     else:
-        weights = class_agreement(fuzzy_set, codes) ** agreement_power
+        agreement = jnp.maximum(class_agreement(fuzzy_set, codes), _LEAST_AGREEMENT)
+        weights = agreement**agreement_power
         graph = nearest_neighbors(
             points, k, codes=codes, stage="class neighbors", progress=progress
         )

@@ -150,18 +150,19 @@ def _nearest(state: ManifoldState, new: Float[Array, "q d"]) -> Int[Array, "rows
     As in `knn_graph`, a product finds candidates, and where its rounding could hide a nearer point
     the new one is compared with all by differences.
     """
-    points = state.points
+    points = lax.stop_gradient(state.points)
     n, d = points.shape
     center = jnp.mean(points, axis=0, keepdims=True)
     centered = points - center  # rounds: for products only
     square = jnp.sum(centered * centered, axis=1)
-    rows = jnp.pad(new, ((0, (-new.shape[0]) % _BATCH), (0, 0)))
+    # Copies of the last row: rows of zeros might be far from all points, and hard to prove.
+    rows = jnp.pad(new, ((0, (-new.shape[0]) % _BATCH), (0, 0)), mode="edge")
     k = state.n_neighbors
     n_candidates = min(k + _SPARE, n)
     rounding = relative_rounding(d, points.dtype)
     others = jnp.pad(points, ((0, -n % _COLUMNS), (0, 0)))
 
-    def by_differences(x: Float[Array, "batch d"]) -> Int[Array, "batch k"]:
+    def by_differences(x: Float[Array, "batch d"], wanted: Array) -> Int[Array, "batch k"]:
         def scan_block(b: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             left = b * _COLUMNS
             columns = left + jnp.arange(_COLUMNS, dtype=jnp.int32)
@@ -171,7 +172,9 @@ def _nearest(state: ManifoldState, new: Float[Array, "q d"]) -> Int[Array, "rows
             return merge(best, jnp.where(columns[None, :] < n, distances, jnp.inf), columns)
 
         start = varying_with(no_neighbors(x.shape[0], k, x.dtype), x)
-        return lax.fori_loop(0, others.shape[0] // _COLUMNS, scan_block, start)[1]
+        # No block at all unless `wanted`; under `vmap` a `cond` would always compute both sides.
+        n_blocks = jnp.where(wanted, others.shape[0] // _COLUMNS, 0)
+        return lax.fori_loop(0, n_blocks, scan_block, start)[1]
 
     def batch(x: Float[Array, "batch d"]) -> Int[Array, "batch k"]:
         moved = x - center
@@ -185,11 +188,8 @@ def _nearest(state: ManifoldState, new: Float[Array, "q d"]) -> Int[Array, "rows
         length, kth = norm(moved), distances[:, k - 1]
         slack = 4 * rounding * (length + kth) ** 2
         proven = (length * length - negative[:, -1] > kth * kth + slack) | (n_candidates == n)
-        return lax.cond(
-            jnp.all(proven),
-            lambda: found[:, :k],
-            lambda: jnp.where(proven[:, None], found[:, :k], by_differences(x)),
-        )
+        slow = by_differences(x, ~jnp.all(proven))
+        return jnp.where(proven[:, None], found[:, :k], slow)
 
     found = lax.map(batch, rows.reshape(-1, _BATCH, d))
     return found.reshape(-1, k)

@@ -190,7 +190,7 @@ def _covered(variant, stages, scores, ratio):
         beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
     if gamma is None:
         gamma = 4.0 if labeled else 0.0
-    weights = None if gamma == 0 else jnp.asarray(_own_share(stages)) ** gamma
+    weights = None if gamma == 0 else jnp.maximum(jnp.asarray(_own_share(stages)), 1e-3) ** gamma
     return tp.select(stages.covering, scores, ratio, **groups, weights=weights, beta=beta).order
 
 
@@ -241,9 +241,7 @@ _CHANGES = {
     "beta 3": {"gamma": 0.0, "beta": 3.0},
     "patches of 16": {"patch_size": 16},
     "patches of 32": {"patch_size": 32},
-    "patches of 64": {"patch_size": 64},
     "patches of 128": {"patch_size": 128},
-    "patches of 64, beta 1": {"gamma": 0.0, "patch_size": 64, "beta": 1.0},
     "and agreement, beta 2": {"gamma": 0.0, "score": "agreement", "beta": 2.0},
     "spectral manifold, beta 1": {"gamma": 0.0, "manifold": "spectral", "beta": 1.0},
     "no homology (codensity)": {"score": "codensity"},
@@ -261,7 +259,6 @@ _CHANGES = {
     "own share, beta 0": {"gamma": 1.0, "beta": 0.0},
     "own share squared, beta 0": {"gamma": 2.0, "beta": 0.0},
     "own share to the fourth, beta 0": {"gamma": 4.0, "beta": 0.0},
-    "no preference (beta 0)": {"beta": 0.0},
     "own share to the fourth, beta -1": {"gamma": 4.0, "beta": -1.0},
     "own share to the fourth, beta -2": {"gamma": 4.0, "beta": -2.0},
     "own share squared, beta -1": {"gamma": 2.0, "beta": -1.0},
