@@ -82,10 +82,10 @@ def rank(
        points in z, of its own class where labels are given.
     5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
        one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
-       at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among another class.
-       Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at which what is kept
-       stands for the rest nearly as well as at 0 (`choose_beta`): simple samples are preferred, as
-       nothing tells which of the complex ones can be trusted.
+       at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among
+       another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at
+       which what is kept stands for the rest nearly as well as at 0 (`choose_beta`): simple
+       samples are preferred, as nothing tells which of the complex ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
