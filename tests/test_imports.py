@@ -15,8 +15,9 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"_types", "_results", "_host"},
-    {"_checks", "_distance", "_callback"},
+    {"_types", "_results", "_host", "_files"},
+    {"_checks", "_distance", "_callback", "_sources"},
+    {"_arrays", "_arrow", "_csv"},
     {"_diagram", "_spanning_forest", "_topology"},
     {"_diagram_distances", "_flag"},
     {"_graph_exact", "_persistence", "_strata"},
@@ -27,6 +28,7 @@ ROWS = [
     {"_beta", "_embedding"},
     {"_ensemble", "_transform"},
     {"_rank", "baselines"},
+    {"_ranking_files"},
     {"io", "plot", "_provenance"},
     {"demo"},
     {"cli"},
