@@ -25,7 +25,7 @@ ROWS = [
     {"_graph", "alpha"},
     {"_filtrations", "_fuzzy", "_summaries"},
     {"_spectral", "_score", "_select"},
-    {"_beta", "_embedding"},
+    {"_beta", "_compare", "_embedding"},
     {"_ensemble", "_transform"},
     {"_rank", "baselines"},
     {"_ranking_files"},

@@ -4,7 +4,7 @@ Only shapes and types can be judged while JAX traces; values are looked at when 
 """
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -243,6 +243,37 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
     _, codes = np.unique(values, return_inverse=True)
     with known_values():
         return jnp.asarray(codes.astype(np.int32))
+
+
+def check_order(order: ArrayInput, *, name: str, n: int | None = None) -> np.ndarray:
+    """`order` as a NumPy array that holds every whole number from 0 to n - 1 once."""
+    if is_traced(order):
+        raise TypeError(
+            f"`{name}` must be known values; got a traced array. Call it outside `jit`."
+        )
+    values = np.asarray(as_array(order, name=name))
+    if values.ndim != 1 or values.dtype.kind not in "iu" or values.size == 0:
+        raise ValueError(
+            f"`{name}` must list the samples by whole numbers, at least one; got shape "
+            f"{values.shape} of {values.dtype}. Pass the `order` of a ranking."
+        )
+    n = values.size if n is None else n
+    if values.shape != (n,):
+        raise ValueError(
+            f"`{name}` must order the same {n} samples; got {values.size}. "
+            "Compare rankings of the same samples."
+        )
+    if (np.sort(values) != np.arange(n)).any():
+        raise ValueError(
+            f"`{name}` must hold every number from 0 to {n - 1} once; got some twice or out of "
+            "range. Pass the `order` of a ranking."
+        )
+    return values
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Raises a ValueError about arguments that do not go together."""
+    raise ValueError(sentence)
 
 
 def check_ratio(ratio: Any) -> float:
