@@ -17,6 +17,7 @@ import pytest
 
 import topoprune_jax
 from topoprune_jax import cli
+from topoprune_jax.cli import _console
 
 N = 80
 SHOW_CURSOR = "\x1b[?25h"
@@ -74,7 +75,9 @@ def files(tmp_path_factory):
     np.save(folder / "objects.npy", good.astype(object), allow_pickle=True)
     np.savez(folder / "both.npz", x=good, y=labels)
     (folder / "corrupt.npz").write_bytes((folder / "both.npz").read_bytes()[:400])
-    (folder / "table.csv").write_text("1,2\n3,4\n")
+    np.savez(folder / "two.npz", x=good, z=good)
+    (folder / "text.npy").write_text("1,2\n3,4\n")
+    (folder / "notes.txt").write_text("1,2\n3,4\n")
     (folder / "empty.npy").touch()
     return folder
 
@@ -96,19 +99,36 @@ BAD = {
     "ratio nan": (["good.npy", "--ratio", "nan"], r"must be in \[0, 1\)"),
     "ratio inf": (["good.npy", "--ratio", "inf"], r"must be in \[0, 1\)"),
     "ratio abc": (["good.npy", "--ratio", "abc"], "'abc' is not a valid float"),
-    "labels too short": (["good.npy", "--labels", "short_labels.npy"], r"labels.*\(79,\)"),
-    "labels 2-D": (["good.npy", "--labels", "labels_2d.npy"], r"labels.*\(80, 1\)"),
+    "labels too short": (
+        ["good.npy", "--labels", "short_labels.npy"],
+        "labels.*79 of them for the 80",
+    ),
+    "labels 2-D": (
+        ["good.npy", "--labels", "labels_2d.npy"],
+        r"labels.*\(80, 1\)",
+    ),
     "labels NaN": (["good.npy", "--labels", "nan_labels.npy"], "labels.*index 7"),
     "labels fractions": (["good.npy", "--labels", "fraction_labels.npy"], "fraction 0.5"),
     "labels missing": (["good.npy", "--labels", "absent.npy"], "absent.npy.*no such file"),
     "missing file": (["absent.npy"], "no such file"),
-    "a folder": (["."], "it is a folder"),
-    "wrong type": (["table.csv"], "neither a .npy nor a .npz file"),
+    "a folder": (["."], "holds files of several types"),
+    "wrong type": (["text.npy"], "its content is not that of a .npy file"),
+    "not a type": (["notes.txt"], "it is none of .npy, .npz, .parquet"),
     "empty file": (["empty.npy"], "the file is empty"),
     "corrupt npz": (["corrupt.npz"], "damaged or incomplete"),
-    "which array": (["both.npz"], r"x \(80, 5\), y \(80,\)"),
+    "which array": (["two.npz"], r"which holds x \(80, 5\), z \(80, 5\): name one as .*::x"),
+    "ids twice": (
+        ["both.npz::x", "--ids", "good.npy", "--id-column", "y"],
+        "leave one out",
+    ),
+    "no such column": (["both.npz", "--label-column", "t"], r"cannot find 't' .* y \(80,\)"),
+    "too few ids": (["good.npy", "--ids", "short_labels.npy"], "ids.*79 of them for the 80"),
+    "ids of fractions": (["good.npy", "--ids", "fraction_labels.npy"], "got float64"),
     "no such array": (["both.npz::z"], r"x \(80, 5\), y \(80,\)"),
-    "output of unknown type": (["good.npy", "--out", "out.txt"], "must end in .npz or .csv"),
+    "output of unknown type": (
+        ["good.npy", "--out", "out.txt"],
+        "must end in .npz, .csv, .par",
+    ),
     "output folder missing": (["good.npy", "--out", "absent/out.npz"], "no such folder"),
     "output is a folder": (["good.npy", "--out", "folder.npz"], "it is a folder"),
     "output unwritable": (["good.npy", "--out", "/proc/out.npz"], "cannot write to '/proc'"),
@@ -321,7 +341,7 @@ def rank_on_a_terminal(*arguments):
 
 def test_a_terminal_gets_a_drawn_table(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    cli._show("Times", ("stage", "seconds"), [("read", "0.10"), ("total", "12.00")], err=True)
+    _console.show("Times", ("stage", "seconds"), [("read", "0.10"), ("total", "12.00")], err=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "─" in err

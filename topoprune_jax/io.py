@@ -142,7 +142,8 @@ def read_samples(
         ("ids", id_values, ids, id_hint),
     ):
         if values is not None:
-            _check_length(role, values, file or features, hint, matrix, path)
+            n = len(matrix) if matrix.ndim > 0 else 0
+            _check_length(role, values, file or features, hint, n, f"'{path}'")
     if id_values is not None:
         id_values = _checked_ids(id_values, ids or f"{path}::{id_column}")
     return Samples(matrix, label_values, id_values, tuple(filter(None, chosen)))
@@ -190,6 +191,22 @@ def read_array(path: str | os.PathLike[str], *, key: str | None = None) -> np.nd
         return values
     numbers = whole_numbers(values)
     return numbers if numbers.dtype.kind == "i" else _read(sources, chosen, [])[0][:, 0]
+
+
+def read_labels(path: str | os.PathLike[str], *, n: int) -> np.ndarray:
+    """The (n,) labels in a file of their own, as `read_samples` reads them.
+
+    **Raises:** `FileError` as `read_samples` does, and unless there are n of them.
+
+    !!! example
+
+        ```python
+        read_labels("labels.csv", n=1000)
+        ```
+    """
+    values, hint = _read_vector(path, "labels")
+    _check_length("labels", values, path, hint, n, "the ranking")
+    return values
 
 
 def read_ranking(path: str | os.PathLike[str]) -> RankingTable:
@@ -386,18 +403,18 @@ def _check_length(
     values: np.ndarray,
     file: str | os.PathLike[str],
     hint: str,
-    matrix: np.ndarray,
-    path: str,
+    n: int,
+    whole: str,
 ) -> None:
     if values.ndim != 1:
         raise FileError(
             f"cannot use '{file}' as {role}: it holds an array of shape {values.shape}, not one "
             "value a sample."
         )
-    if matrix.ndim > 0 and len(values) != len(matrix):
+    if len(values) != n:
         raise FileError(
             f"cannot use '{file}' as {role}: it holds {len(values)} of them{hint} for the "
-            f"{len(matrix)} samples of '{path}'."
+            f"{n} samples of {whole}."
         )
 
 
