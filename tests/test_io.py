@@ -3,10 +3,13 @@
 import contextlib
 import csv
 import errno
+import json
 import os
 import pickle
+import sys
 import zipfile
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,10 +20,15 @@ from topoprune_jax.io import (
     FileError,
     check_folder,
     check_writable,
+    match_rankings,
     read_array,
+    read_ranking,
     replacing,
     write_ranking,
 )
+
+IDS = ["b", "007", "ä, ö", "5", "a"]
+SUFFIXES = ["npz", "csv", "parquet", "json"]
 
 
 @pytest.fixture
@@ -188,6 +196,145 @@ def test_npz_by_hand(tmp_path, ranking):
         np.testing.assert_array_equal(out["order"], np.asarray(ranking.order))
         np.testing.assert_array_equal(out["score"], np.asarray(ranking.scores))
         np.testing.assert_array_equal(out["embedding"], np.asarray(ranking.embedding))
+
+
+def test_json_by_hand(tmp_path, ranking):
+    write_ranking(tmp_path / "out.json", ranking, ids=IDS)
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert rows[2] == {"index": 2, "id": "ä, ö", "score": 1e-7, "rank": 4, "kept": False}
+    assert [row["rank"] for row in rows] == [1, 3, 4, 0, 2]
+
+
+def test_parquet_by_hand(tmp_path, ranking):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `io` writes it")
+    write_ranking(tmp_path / "out.parquet", ranking, ids=np.arange(5) + 2**40)
+    table = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert list(table) == ["index", "id", "score", "rank", "kept", "embedding"]
+    assert table["id"][3] == 3 + 2**40
+    assert table["kept"] == [True, False, False, True, False]
+    assert table["embedding"][1] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("ids", [None, IDS, np.arange(5) * 3])
+def test_a_ranking_reads_back(tmp_path, ranking, suffix, ids):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra `io` writes it")
+    path = tmp_path / f"out.{suffix}"
+    write_ranking(path, ranking, ids=ids)
+    back = read_ranking(path)
+    assert back.ids is None if ids is None else back.ids.tolist() == [str(one) for one in ids]
+    np.testing.assert_array_equal(back.order, np.asarray(ranking.order))
+    np.testing.assert_array_equal(back.scores.astype(np.float32), np.asarray(ranking.scores))
+    assert back.n_kept == 2
+
+
+def test_a_sorted_table_is_the_same_ranking(tmp_path, ranking):
+    """A spreadsheet sorted by rank, saved with semicolons."""
+    write_ranking(tmp_path / "out.csv", ranking, ids=IDS)
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    rows.sort(key=lambda row: int(row[3]))
+    with open(tmp_path / "sorted.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=";").writerows([header, *rows])
+    back, once = read_ranking(tmp_path / "sorted.csv"), read_ranking(tmp_path / "out.csv")
+    assert back.ids.tolist() == once.ids.tolist() == IDS
+    np.testing.assert_array_equal(back.order, once.order)
+    np.testing.assert_array_equal(back.scores, once.scores)
+
+
+ROWS = [
+    {"index": 0, "id": "a", "score": 0.5, "rank": 1, "kept": False},
+    {"index": 1, "id": "b", "score": 0.7, "rank": 0, "kept": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "it has no samples"),
+        ([1, 2], "every sample needs index, score, rank, kept"),
+        ([{"index": 0}], "every sample needs"),
+        ([ROWS[0] | {"rank": 0}, ROWS[1]], "its rank does not go from 0 to 1"),
+        ([ROWS[0]], "rows are missing"),
+        ([ROWS[0] | {"kept": True}, ROWS[1] | {"kept": False}], "not the first of its order"),
+        ([ROWS[0], ROWS[1] | {"kept": False}], "not the first of its order"),
+        ([ROWS[0] | {"score": "high"}, ROWS[1]], "other things than numbers"),
+        ([ROWS[0] | {"rank": 0.5}, ROWS[1]], "other things than numbers"),
+        ([ROWS[0] | {"rank": [1]}, ROWS[1] | {"rank": [0]}], "differ in length"),
+        ([ROWS[0] | {"rank": [1]}, ROWS[1]], "every sample needs"),
+        ([ROWS[0] | {"kept": "maybe"}, ROWS[1]], "other things than numbers"),
+    ],
+)
+def test_a_file_that_is_no_ranking(tmp_path, rows, message):
+    path = tmp_path / "out.json"
+    path.write_text(json.dumps(ROWS))
+    assert read_ranking(path).order.tolist() == [1, 0]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(FileError, match=message) as caught:
+        read_ranking(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.json", '[{"index": 0', "damaged or incomplete"),
+        ("x.json", "{}", "it holds no list of samples"),
+        ("x.csv", "index,score,rank\n0,1,0\n", "it lacks kept"),
+        ("x.csv", "index,score,rank,kept\n0,1,0,\n", "line 2 has no value"),
+        ("absent.csv", None, "no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_a_ranking(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(FileError, match=message):
+        read_ranking(tmp_path / name)
+
+
+def test_rankings_are_matched_by_id(tmp_path, ranking):
+    shuffle = np.array([4, 2, 0, 1, 3])  # row i of b is row shuffle[i] of a
+    order = jnp.argsort(jnp.asarray(shuffle))[ranking.order]
+    moved = eqx.tree_at(
+        lambda one: (one.scores, one.order, one.kept, one.removed),
+        ranking,
+        (ranking.scores[shuffle], order, order[:2], order[2:]),
+    )
+    write_ranking(tmp_path / "a.csv", ranking, ids=IDS)
+    write_ranking(tmp_path / "b.npz", moved, ids=np.array(IDS)[shuffle])
+    a, b = read_ranking(tmp_path / "a.csv"), read_ranking(tmp_path / "b.npz")
+    matched = match_rankings(a, b)
+    assert b.order.tolist() != a.order.tolist() == matched.order.tolist()
+    np.testing.assert_allclose(matched.scores, a.scores, rtol=1e-6)
+    assert matched.ids.tolist() == IDS
+
+
+def test_rankings_of_different_samples(tmp_path, ranking):
+    def table(name, ids):
+        write_ranking(tmp_path / name, ranking, ids=ids)
+        return read_ranking(tmp_path / name)
+
+    a, plain = table("a.csv", IDS), table("plain.csv", None)
+    assert match_rankings(a, plain) is plain
+    with pytest.raises(FileError, match=r"1 only in the first and 1 only in the second, .* 'b'"):
+        match_rankings(a, table("b.csv", ["x", *IDS[1:]]))
+    with pytest.raises(FileError, match=r"c\.csv' has the id 'b' for more than one sample"):
+        match_rankings(a, table("c.csv", ["b", "b", *IDS[2:]]))
+    (tmp_path / "two.json").write_text(json.dumps(ROWS))
+    with pytest.raises(FileError, match="different samples, 5 and 2, and not both have ids"):
+        match_rankings(plain, read_ranking(tmp_path / "two.json"))
+
+
+def test_ids_must_be_one_a_sample(tmp_path, ranking):
+    with pytest.raises(FileError, match=r"ids must have shape \(5,\).* got \(2,\)"):
+        write_ranking(tmp_path / "x.csv", ranking, ids=["a", "b"])
+
+
+def test_parquet_output_without_pyarrow_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"writing .parquet needs pyarrow.*\[io\]"):
+        check_writable(tmp_path / "x.parquet")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -44,18 +44,20 @@ class _Table(Source):
         self.file = file
         self._pa = pyarrow(f"reading {Path(file).suffix or 'Arrow tables'}")
         self._damaged = (*DAMAGED, self._pa.ArrowException, IndexError)
+        self._columns: dict[str, tuple[tuple[str, ...], Any]] = {}
         try:
-            schema, n = self._open()
+            schema, self._n = self._open()
+            if len(set(schema.names)) < len(schema.names):
+                raise FileError(f"cannot read '{file}': two of its columns have the same name.")
+            for entry in schema:
+                self._add((entry.name,), entry.type)
+            self.fields: Mapping[str, Field] = {
+                name: self._field(self._n, kind) for name, (_, kind) in self._columns.items()
+            }
+        except FileError:
+            raise
         except self._damaged as error:
             raise damage(f"'{file}'", error) from error
-        if len(set(schema.names)) < len(schema.names):
-            raise FileError(f"cannot read '{file}': two of its columns have the same name.")
-        self._columns: dict[str, tuple[tuple[str, ...], Any]] = {}
-        for entry in schema:
-            self._add((entry.name,), entry.type)
-        self.fields: Mapping[str, Field] = {
-            name: self._field(n, kind) for name, (_, kind) in self._columns.items()
-        }
         if not self.fields:
             raise FileError(f"cannot read '{file}': it holds no columns.")
 
@@ -114,8 +116,7 @@ class _Table(Source):
     ) -> tuple[np.ndarray | None, list[np.ndarray]]:
         """One column of lists or several of numbers as a matrix, and other columns."""
         names = [*dict.fromkeys([*features, *vectors])]
-        (n,) = {(field.shape or (0,))[0] for field in self.fields.values()}
-        n = n or 0
+        n = self._n
         matrix, parts, row = None, {name: [] for name in vectors}, 0
         try:
             for batch in self._batches(names):
@@ -190,7 +191,9 @@ class _Table(Source):
     def _vector(self, name: str, array: Any, row: int) -> np.ndarray:
         field = self.fields[name]
         if not field.is_vector:
-            return self._lists(name, array, row)
+            raise FileError(
+                f"cannot use column '{name}' of '{self.file}': it holds lists, not one value a row."
+            )
         self._check_whole(name, array, row)
         if field.kind == OTHER:
             try:

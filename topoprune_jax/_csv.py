@@ -39,7 +39,7 @@ class _Csv(Source):
 
     def __init__(self, file: str):
         self.file = file
-        with self._rows(None) as rows:
+        with self._rows() as rows:
             sample = list(itertools.islice(rows, _BLOCK + 1))
         if not sample:
             raise FileError(f"cannot read '{file}': it has no rows.")
@@ -76,15 +76,15 @@ class _Csv(Source):
         return counted and (len(first) > 2 or (len(first) == 2 and fractions))
 
     @contextlib.contextmanager
-    def _rows(self, names: Sequence[str] | None) -> Iterator[Iterator[Row]]:
+    def _rows(self) -> Iterator[Iterator[Row]]:
         """Line numbers and cells of every row, the header too; blank lines only at the end."""
         try:
             # utf-8-sig: Excel begins its CSV with a byte-order mark.
             with open(self.file, encoding="utf-8-sig", newline="") as stream:
-                if names is None:
-                    self._delimiter = _delimiter(stream.readline())
-                    stream.seek(0)
-                yield self._without_blank(csv.reader(stream, delimiter=self._delimiter))
+                self._delimiter = _delimiter(stream.readline())
+                stream.seek(0)
+                reader = csv.reader(stream, delimiter=self._delimiter, strict=True)
+                yield self._without_blank(reader)
         except UnicodeDecodeError as error:
             raise FileError(f"cannot read '{self.file}': it is not text in UTF-8.") from error
         except csv.Error as error:
@@ -120,7 +120,7 @@ class _Csv(Source):
         others = [self._names.index(name) for name in vectors]
         blocks: list[np.ndarray] = []
         texts: list[list[str]] = [[] for _ in others]
-        with self._rows(self._names) as rows:
+        with self._rows() as rows:
             body = itertools.islice(rows, int(self._has_header), None)
             while block := [self._checked(row) for row in itertools.islice(body, _BLOCK)]:
                 if places:

@@ -154,7 +154,7 @@ def ranking_from_source(source: Source) -> RankingTable:
     """The ranking in a `.npz`, `.csv` or `.parquet` file."""
     missing = [name for name in _COLUMNS if name not in source.fields]
     if missing:
-        raise _no_ranking(source.file, f"it has no {source.word} {' and no '.join(missing)}")
+        raise _no_ranking(source.file, f"it lacks {', '.join(missing)}")
     names = [*_COLUMNS, *(["id"] if "id" in source.fields else [])]
     _, values = source.read((), names)
     columns = dict(zip(names, values, strict=True))

@@ -63,7 +63,8 @@ class Source(abc.ABC):
     """One file whose arrays or columns can be looked at before any is read.
 
     `is_table` is true where the fields are columns with one row a sample; `is_typed` is false where
-    everything is text, as in CSV; `header` is the line that was taken for names of columns.
+    everything is text, as in CSV; `header` is the line that was taken for names of columns, and
+    `folder` that of a shard.
     """
 
     file: str
@@ -72,6 +73,12 @@ class Source(abc.ABC):
     is_table = False
     is_typed = True
     header: str | None = None
+    folder: str | None = None
+
+    @property
+    def address(self) -> str:
+        """What the user named: the file, or the folder of which it is a shard."""
+        return self.file if self.folder is None else self.folder
 
     @abc.abstractmethod
     def read(
@@ -81,7 +88,13 @@ class Source(abc.ABC):
 
     def listing(self) -> str:
         """The names with their shapes, for a sentence."""
-        return listing([f"{name} {field}" for name, field in self.fields.items()])
+        entries = []
+        for name, field in self.fields.items():
+            if not (self.is_table and field.is_vector):
+                entries.append(f"{name} {field}")
+            else:
+                entries.append(f"{name} (text)" if field.kind == TEXT else name)
+        return listing(entries)
 
     def find(self, name: str) -> str:
         """`name` itself if the file has it."""
@@ -152,7 +165,7 @@ class Source(abc.ABC):
                 raise FileError(
                     f"cannot tell whether column '{key}' of '{self.file}' is a feature: name it as "
                     f"the label or id column, or name the features by a pattern, as "
-                    f"{self.file}::f* or {self.file}::* for all."
+                    f"{self.address}::f* or {self.address}::* for all."
                 )
         return chosen
 
@@ -161,7 +174,7 @@ class Source(abc.ABC):
             if field.kind == MIXED:
                 raise FileError(
                     f"cannot use column '{key}' of '{self.file}' as a feature: it holds text beside"
-                    f" numbers; mend it, or name the features as {self.file}::PATTERN."
+                    f" numbers; mend it, or name the features as {self.address}::PATTERN."
                 )
         chosen = tuple(key for key, field in fields.items() if field.kind in (*_NUMBERS, "b"))
         if not chosen:
@@ -169,12 +182,14 @@ class Source(abc.ABC):
         return chosen
 
     def _cannot_choose(self, role: str, candidates: list[str]) -> FileError:
-        several = f", or several as {self.file}::PATTERN" if self.is_table else ""
+        # Only features can be several columns.
+        some = self.is_table and role in ("", " of features")
+        several = f", or several as {self.address}::PATTERN" if some else ""
         example = candidates[0] if candidates else "NAME"
         article = "an" if self.word[0] in "aeiou" else "a"
         return FileError(
             f"cannot choose {article} {self.word}{role} from '{self.file}', which holds "
-            f"{self.listing()}: name one as {self.file}::{example}{several}."
+            f"{self.listing()}: name one as {self.address}::{example}{several}."
         )
 
 

@@ -244,7 +244,10 @@ def _open(path: str) -> list[Source]:
     """A file, or the shards in a folder."""
     if not os.path.isdir(path):
         return [_open_file(path)]
-    return [_open_file(str(shard)) for shard in _shards(Path(path))]
+    shards = [_open_file(str(shard)) for shard in _shards(Path(path))]
+    for shard in shards:
+        shard.folder = path
+    return shards
 
 
 def _open_file(file: str) -> Source:
@@ -412,6 +415,7 @@ def _check_length(
             "value a sample."
         )
     if len(values) != n:
+        hint = hint if len(values) == n - 1 else ""
         raise FileError(
             f"cannot use '{file}' as {role}: it holds {len(values)} of them{hint} for the "
             f"{n} samples of {whole}."

@@ -189,7 +189,7 @@ def _measure(
 def _has_cache() -> bool:
     import jax
 
-    return bool(jax.config.read("jax_compilation_cache_dir"))
+    return bool(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _show_size(n: int, runs: list[dict[str, Any]], record: dict[str, Any]) -> None:

@@ -239,11 +239,12 @@ def _classes(labels: Any, kept: Any) -> dict[str, dict[str, float]]:
 def _refuse_to_overwrite(out: str, given: str | None) -> None:
     from ..io import FileError
 
-    if given is None or not os.path.exists(out):
+    if given is None:
         return
     source = Path(given if os.path.exists(given) else given.rpartition("::")[0])
-    if not source.exists():
-        return
-    # In a folder of shards the output would be read as one more of them the next time.
-    if source.samefile(out) or (source.is_dir() and source.samefile(Path(out).parent)):
+    if source.is_dir() and source.resolve() == Path(out).resolve().parent:
+        raise FileError(
+            f"cannot write '{out}': its folder is the input, of which it would be one more shard."
+        )
+    if source.exists() and os.path.exists(out) and source.samefile(out):
         raise FileError(f"cannot write '{out}': it is the input, which would be lost.")
