@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import pty
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +77,8 @@ def files(tmp_path_factory):
     np.save(folder / "objects.npy", good.astype(object), allow_pickle=True)
     np.savez(folder / "both.npz", x=good, y=labels)
     (folder / "corrupt.npz").write_bytes((folder / "both.npz").read_bytes()[:400])
+    names = np.array(["a", "b", "c"])[labels]
+    np.savez(folder / "columns.npz", x=good, name=names, id=[f"n{i}" for i in range(N)])
     np.savez(folder / "two.npz", x=good, z=good)
     (folder / "text.npy").write_text("1,2\n3,4\n")
     (folder / "notes.txt").write_text("1,2\n3,4\n")
@@ -227,7 +231,205 @@ def test_quiet_says_only_the_summary(capsys, files, tmp_path):
     assert out.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["rank", "--help"], ["demo", "-h"]])
+SETTINGS = ["--n-neighbors", "5", "--patch-size", "8", "--quiet"]
+
+
+def test_rank_keeps_ids_and_tells_machines(capsys, files, tmp_path):
+    """Labels and ids from columns of the features' own file; stdout is one JSON object."""
+    data, path = files / "columns.npz", tmp_path / "out.csv"
+    code, out, err = run(
+        capsys, "rank", data, "--label-column", "name", "--id-column", "id", "--ratio", "0.75",
+        "--seed", "3", "--out", path, "--json", *SETTINGS,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["index", "id", "score", "rank", "kept"]
+    assert [row["id"] for row in rows] == [f"n{i}" for i in range(N)]
+    summary = json.loads(out)
+    kept = np.array([row["kept"] == "1" for row in rows])
+    names = np.load(data)["name"]
+    assert summary["classes"] == {
+        name: {
+            "n": int((names == name).sum()),
+            "kept": int(kept[names == name].sum()),
+            "kept_share": kept[names == name].mean(),
+        }
+        for name in ("a", "b", "c")
+    }
+    assert (summary["n_samples"], summary["n_kept"], summary["ratio"]) == (N, 20, 0.75)
+    assert summary["features"] == {"file": str(data), "names": ["x"], "shape": [N, 5]}
+    assert summary["settings"] == {
+        "seed": 3, "n_neighbors": 5, "neighbors": "exact", "patch_size": 8, "beta": -1.0,
+    }  # fmt: skip
+    assert {"read", "neighbors", "embedding", "selection", "write"} <= set(summary["seconds"])
+    assert sum(summary["seconds"].values()) <= summary["seconds_total"]
+    assert (summary["version"], summary["out"]) == (topoprune_jax.__version__, str(path))
+
+
+def test_the_output_is_no_shard_of_the_input(capsys, files, tmp_path):
+    np.save(tmp_path / "a.npy", np.load(files / "good.npy"))
+    code, _, err = run(capsys, "rank", tmp_path, "--ratio", "0.9", "--out", tmp_path / "out.npz")
+    assert code == 2
+    assert "one more shard" in err
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_a_missing_library_is_one_line(capsys, monkeypatch, files, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, out, err = run(
+        capsys, "rank", files / "good.npy", "--ratio", "0.9", "--out", tmp_path / "x.parquet"
+    )
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "pip install 'topoprune-jax[io]'" in err
+
+
+@pytest.fixture(scope="module")
+def rankings(tmp_path_factory):
+    """Two rankings of eight samples, the second with its rows shuffled, and one of others."""
+    folder = tmp_path_factory.mktemp("rankings")
+    one = [3, 0, 1, 2, 7, 6, 5, 4]  # rank of every sample
+    two = [0, 3, 2, 1, 7, 6, 4, 5]
+
+    def write(name, ranks, n_kept, rows, ids=tuple("abcdefgh")):
+        lines = [f"{i},{ids[i]},{(i % 3) / 4},{ranks[i]},{int(ranks[i] < n_kept)}" for i in rows]
+        (folder / name).write_text("\n".join(["index,id,score,rank,kept", *lines]) + "\n")
+
+    write("one.csv", one, 4, range(8))
+    write("two.csv", two, 2, [5, 4, 7, 0, 1, 2, 3, 6])
+    write("other.csv", one, 4, range(8), ids="abcdefgx")
+    np.save(folder / "labels.npy", np.array([0, 0, 0, 0, 1, 1, 1, 1]))
+    np.save(folder / "few.npy", np.array([0, 0]))
+    return folder
+
+
+def test_compare_shows_what_both_keep(capsys, rankings):
+    code, out, err = run(
+        capsys, "compare", rankings / "one.csv", rankings / "two.csv", "--labels",
+        rankings / "labels.npy",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    # Half: both keep samples 0 to 3. As in the files: {0, 1, 2, 3} and {0, 3}.
+    assert ["50%", "4", "4", "4", "100.0%", "50.0%", "1.000"] in lines
+    assert ["as", "in", "the", "files", "4", "2", "2", "100.0%", "50.0%", "0.500"] in lines
+    # 1 - 6 (9 + 9 + 1 + 1 + 0 + 0 + 1 + 1) / (8 * 63)
+    assert "Rank correlation of the orders: 0.738, of the scores: 1.000" in out
+    assert ["0", "4", "4", "2", "2", "100.0%", "-1.000"] in lines
+    assert ["1", "4", "0", "0", "0", "-", "0.800"] in lines
+
+
+def test_compare_for_machines(capsys, rankings):
+    code, out, _ = run(
+        capsys, "compare", rankings / "one.csv", rankings / "two.csv", "--json", "--labels",
+        rankings / "labels.npy",
+    )  # fmt: skip
+    assert code == 0
+    told = json.loads(out)
+    assert (told["n_samples"], told["matched_by"]) == (8, "id")
+    assert [one["ratio"] for one in told["overlaps"]] == [0.3, 0.5, 0.7, 0.8, 0.9, None]
+    assert told["overlaps"][2] == {
+        "ratio": 0.7, "n_kept_a": 2, "n_kept_b": 2, "n_shared": 0, "share": 0.0,
+        "share_by_chance": 0.25, "jaccard": 0.0,
+    }  # fmt: skip
+    assert told["classes"]["1"]["overlaps"][-1]["share"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["one.csv", "other.csv"], "they rank different samples, 1 only in the first"),
+        (["one.csv", "labels.npy"], "it lacks index, score, rank, kept"),
+        (["one.csv", "two.csv", "--labels", "few.npy"], "2 of them for the 8 samples"),
+        (["one.csv", "absent.csv"], "no such file"),
+    ],
+)
+def test_compare_says_what_is_wrong(capsys, rankings, words, message):
+    words = [word if word.startswith("--") else rankings / word for word in words]
+    code, out, err = run(capsys, "compare", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_bench_keeps_first_and_warm_calls_apart(capsys, monkeypatch, files, tmp_path):
+    """With a ranking that sleeps longer in its first call at a size."""
+    calls = []
+
+    def sleep(points, ratio, *, progress, key):
+        progress("neighbors", 0, 1)
+        time.sleep(0.01 if len(points) in calls else 0.2)
+        calls.append(len(points))
+        progress("neighbors", 1, 1)
+        return types.SimpleNamespace(order=jnp.arange(len(points)))
+
+    monkeypatch.setattr("topoprune_jax._rank.rank", sleep)
+    path = tmp_path / "bench.json"
+    code, out, err = run(
+        capsys, "bench", files / "good.npy", "--sizes", "40,20", "--repeats", "2", "--out", path
+    )
+    assert (code, err) == (0, "")
+    assert calls == [20, 20, 20, 40, 40, 40]
+    record = json.loads(path.read_text())
+    assert [run["first_call"] for run in record["runs"]] == [True, False, False] * 2
+    for run_ in record["runs"]:
+        assert (run_["seconds"]["neighbors"] > 0.15) == run_["first_call"]
+        assert run_["peak_memory_bytes_so_far"] > 1e7
+    assert {"command", "commit", "versions", "device", "machine", "runs"} <= set(record)
+    assert re.search(r"^neighbors +0\.2\d +0\.0\d", out, re.MULTILINE)
+    assert "20 samples of 5 features on cpu" in out
+    calls.clear()
+    code, out, _ = run(capsys, "bench", "--sizes", "30", "--dims", "3", "--repeats", "1", "--json")
+    assert (code, json.loads(out)["n_features"], calls) == (0, 3, [30, 30])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sizes", "a"], "'a' is not a list of whole numbers"),
+        (["--sizes", "1,9"], "a size must be at least 2"),
+        (["--ratio", "90"], "Pass 0.9 to remove 90 %"),
+        (["--out", "bench.txt"], "the name must end in .json"),
+        (["good.npy", "--sizes", "81"], "cannot take 81 samples from .* it has 80"),
+        (["one_d.npy", "--sizes", "9"], "must be a 2-D array"),
+    ],
+)
+def test_bench_says_what_is_wrong(capsys, files, words, message):
+    words = [files / word if word.endswith(".npy") else word for word in words]
+    code, out, err = run(capsys, "bench", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(capsys, shell):
+    code, out, _ = run(capsys, "completion", shell)
+    assert code == 0
+    assert f"_TOPOPRUNE_COMPLETE={shell}_complete" in out
+    assert "topoprune" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "expected"),
+    [
+        ("topoprune co", "1", ["plain,compare", "plain,completion"]),
+        ("topoprune rank x.npy --label", "3", ["plain,--labels", "plain,--label-column"]),
+        ("topoprune rank fea", "2", ["file,fea"]),
+        ("topoprune rank x.npy --neighbors p", "4", ["plain,projected"]),
+    ],
+)
+def test_completion_answers_the_shell(capsys, monkeypatch, words, place, expected):
+    monkeypatch.setenv("_TOPOPRUNE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", place)
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert out.split() == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--help"], *([command, "-h"] for command in ("rank", "demo", "compare", "bench"))],
+)
 def test_help(capsys, arguments):
     code, out, err = run(capsys, *arguments)
     assert (code, err) == (0, "")

@@ -237,11 +237,12 @@ def _classes(labels: Any, kept: Any) -> dict[str, dict[str, float]]:
 
 
 def _refuse_to_overwrite(out: str, given: str | None) -> None:
+    from .._sources import split
     from ..io import FileError
 
     if given is None:
         return
-    source = Path(given if os.path.exists(given) else given.rpartition("::")[0])
+    source = Path(split(given)[0])
     if source.is_dir() and source.resolve() == Path(out).resolve().parent:
         raise FileError(
             f"cannot write '{out}': its folder is the input, of which it would be one more shard."
