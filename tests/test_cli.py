@@ -202,6 +202,7 @@ def test_rank_writes_what_the_library_returns(capsys, files, tmp_path, kind):
     assert code == 0
     assert out == f"Kept 20 of 80 samples (25.0%); ranking written to {path}\n"
     assert "Where the time went" in err
+    assert err.startswith("Features: x\n")
     expected = topoprune_jax.rank(
         np.load(files / "good.npy"), 0.75, labels=np.load(files / "labels.npy"),
         n_neighbors=5, patch_size=8, key=jax.random.key(3),
@@ -543,13 +544,19 @@ def rank_on_a_terminal(*arguments):
 
 def test_a_terminal_gets_a_drawn_table(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    _console.show("Times", ("stage", "seconds"), [("read", "0.10"), ("total", "12.00")], err=True)
+    _console.show(
+        "[b]",
+        ("stage", "seconds"),
+        [("read", "0.10"), ("[b]", "1.00"), ("total", "12.00")],
+        err=True,
+    )
     out, err = capsys.readouterr()
     assert out == ""
     assert "─" in err
     lines = [line.rstrip() for line in err.splitlines()]
     assert next(line for line in lines if "read" in line).endswith(" 0.10")
     assert next(line for line in lines if "total" in line).endswith("12.00")
+    assert any(line.split() == ["[b]", "1.00"] for line in lines)
 
 
 def test_ctrl_c_stops_within_two_seconds(tmp_path):

@@ -105,7 +105,10 @@ def bench_command(
         check_ratio(ratio)
         if out is not None:
             check_place(out, (".json",))
-        points = _synthetic(sizes[-1], dims, seed) if features is None else _read(features, sizes)
+        if features is None:
+            points = _synthetic(sizes[-1], dims, seed)
+        else:
+            points = interruptible(lambda: _read(features, sizes))
         runs = []
         for n in sizes:
             runs += interruptible(lambda n=n: _measure(points, n, ratio, repeats, seed, bar))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from ._console import print_json, show, user_errors
+from ._console import interruptible, print_json, show, user_errors
 
 if TYPE_CHECKING:
     from .._compare import Overlap
@@ -40,10 +40,11 @@ def compare_command(first: str, second: str, labels: str | None, as_json: bool) 
     from .._compare import compare_rankings
     from ..io import match_rankings, read_labels, read_ranking
 
-    with user_errors():
-        a = read_ranking(first)
-        b = match_rankings(a, read_ranking(second))
-        comparison = compare_rankings(
+    def work():
+        a, given = read_ranking(first), read_ranking(second)
+        b = match_rankings(a, given)
+        matched_by = "index" if a.ids is None or given.ids is None else "id"
+        return matched_by, compare_rankings(
             a.order,
             b.order,
             scores_a=a.scores,
@@ -51,6 +52,9 @@ def compare_command(first: str, second: str, labels: str | None, as_json: bool) 
             labels=None if labels is None else read_labels(labels, n=len(a.order)),
             n_kept=[(a.n_kept, b.n_kept)],
         )
+
+    with user_errors():
+        matched_by, comparison = interruptible(work)
     names = [*(f"{ratio:.0%}" for ratio in comparison.ratios), "as in the files"]
     if as_json:
         print_json(
@@ -59,7 +63,7 @@ def compare_command(first: str, second: str, labels: str | None, as_json: bool) 
                 "a": first,
                 "b": second,
                 "n_samples": comparison.n,
-                "matched_by": "index" if a.ids is None or b.ids is None else "id",
+                "matched_by": matched_by,
                 "order_correlation": comparison.order_correlation,
                 "score_correlation": comparison.score_correlation,
                 "overlaps": _records(comparison.overlaps, comparison.ratios),

@@ -17,6 +17,7 @@ import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 T = TypeVar("T")
 
@@ -170,11 +171,12 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, er
     if not stream.isatty():
         click.echo(f"{title}\n{plain(header, rows)}", err=err)
         return
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    # Text, since names of files and classes may hold what rich would read as markup.
+    table = Table(title=Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD)
     for column, name in enumerate(header):
         table.add_column(name, justify="right" if column else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console(file=stream).print(table)
 
 

@@ -149,8 +149,14 @@ def rank_command(
         for given in (features, labels, ids):
             _refuse_to_overwrite(out, given)
         with timer.stage("read"):
-            samples = read_samples(
-                features, labels=labels, ids=ids, label_column=label_column, id_column=id_column
+            samples = interruptible(
+                lambda: read_samples(
+                    features,
+                    labels=labels,
+                    ids=ids,
+                    label_column=label_column,
+                    id_column=id_column,
+                )
             )
 
         def work():
@@ -175,6 +181,9 @@ def rank_command(
             write_ranking(out, ranking, ids=samples.ids)
     warn(RESULTS[ranking.result])
     if not quiet:
+        if samples.feature_names:
+            # What was chosen among several should be seen, since it may not be what was meant.
+            click.echo(f"Features: {', '.join(_shown(samples.feature_names))}\n", err=True)
         show("Where the time went", ("stage", "seconds"), timer.rows(), err=True)
     n_kept, n = len(ranking.kept), len(ranking.order)
     if neighbors != "exact":
