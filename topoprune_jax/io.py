@@ -87,6 +87,11 @@ def read_samples(
     lists the features are all its columns of numbers, but those for labels and ids; `PATH::f*`
     takes the columns that match a pattern.
 
+    A CSV table may begin with the names of its columns: a first line of text, or numbers that count
+    up from 0 as pandas writes them. Without names columns are called 0, 1, ... The index that
+    pandas writes along is no feature, and a column called `label` or `id` among the numbers has to
+    be named as what it is.
+
     A folder is read as shards: its files in the order of their names, 2 before 10, joined along
     the rows. Hidden files, those that begin with `_`, and those of other types are passed over.
 
