@@ -29,7 +29,9 @@ ROWS = [
     {"_ensemble", "_transform"},
     {"_rank", "baselines"},
     {"_ranking_files"},
-    {"io", "plot", "_provenance"},
+    {"_views"},
+    {"io", "plot", "_provenance", "stability"},
+    {"report"},
     {"demo"},
     {"cli"},
     {"__main__"},
@@ -131,6 +133,9 @@ def test_importing_the_package_loads_nothing_heavy():
         "rich",
         "pandas",
         "torch",
+        "plotly",
+        "jinja2",
+        "PIL",
     ]
     code = f"import sys, topoprune_jax\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

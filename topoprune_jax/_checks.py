@@ -358,3 +358,50 @@ def check_key(key: Any) -> Key:
             "Use `jax.vmap` to run over several keys."
         )
     return key
+
+
+def check_names(names: ArrayInput, n: int, *, name: str) -> list[str]:
+    """One name for every sample, numbers or strings, as text."""
+    try:
+        values = np.asarray(names)
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"`{name}` must be a list or array of {n} names; got {type(names).__name__}, which "
+            "NumPy cannot read as one array. Pass one name for every sample."
+        ) from error
+    if values.shape != (n,):
+        raise ValueError(
+            f"`{name}` must have shape ({n},), one name a sample; got shape {values.shape}."
+            f" Pass one name for every one of the {n} samples, or leave `{name}` out."
+        )
+    listed = values.tolist()
+    for value in listed:
+        if not isinstance(value, str | bytes | int | float):
+            raise TypeError(
+                f"`{name}` must be strings or numbers; got {type(value).__name__}. "
+                "Convert them with `.astype(str)`."
+            )
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in listed]
+
+
+def check_pictures(images: ArrayInput, n: int, *, name: str = "images") -> np.ndarray:
+    """Pictures (n, h, w), (n, h, w, 1), (n, h, w, 3) or (n, h, w, 4), not read into memory."""
+    values = as_array(images, name=name)
+    shape = values.shape
+    layout = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))
+    if not layout or 0 in shape[1:3]:
+        hint = ""
+        if len(shape) == 4 and shape[1] in (1, 3, 4):
+            hint = " Move the channels to the end: `images.transpose(0, 2, 3, 1)`."
+        elif len(shape) == 2:
+            hint = " Reshape every row to the height and width of its picture."
+        raise ValueError(
+            f"`{name}` must have shape (n, height, width), or (n, height, width, 3) in color; "
+            f"got shape {shape}.{hint}"
+        )
+    if shape[0] != n:
+        raise ValueError(
+            f"`{name}` must hold one picture for every one of the {n} samples; got {shape[0]}. "
+            f"Pass the pictures in the order of the features, or leave `{name}` out."
+        )
+    return np.asarray(values) if isinstance(values, jax.Array) else values

@@ -1,4 +1,4 @@
-"""The command line: `topoprune rank`, `compare`, `bench`, `demo` and `completion`.
+"""The command line: `topoprune rank`, `report`, `compare`, `bench`, `demo` and `completion`.
 
 The computing modules are imported inside the commands, so that a mistyped option is answered at
 once.
@@ -20,6 +20,7 @@ from ._console import StageTimer as StageTimer
 from ._console import peak_memory as peak_memory
 from ._demo import demo_command
 from ._rank import rank_command
+from ._report import report_command
 
 _COMPLETE = "_TOPOPRUNE_COMPLETE"
 
@@ -39,6 +40,7 @@ def _commands(context: click.Context) -> None:
     \b
     topoprune demo                                          see it work, no data needed
     topoprune rank features.npy --ratio 0.9 --out kept.npz  rank your own features
+    topoprune report features.npy --ratio 0.9               a page about the choice
     topoprune compare one.npz two.npz                       how two rankings differ
     topoprune rank --help                                   everything about ranking
     """
@@ -64,7 +66,14 @@ def _completion_command(shell: str) -> None:
     click.echo(completion(_commands, {}, PROGRAM, _COMPLETE).source())
 
 
-for _command in (rank_command, compare_command, bench_command, demo_command, _completion_command):
+for _command in (
+    rank_command,
+    report_command,
+    compare_command,
+    bench_command,
+    demo_command,
+    _completion_command,
+):
     _commands.add_command(_command)
 
 

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.2
 LARGEST_SEED = 2**32 - 1
 _PACKAGE = __name__.partition(".")[0]
 # Modules that say in an ImportError which extra is missing.
-_WITH_EXTRAS = ("demo", "plot", "_arrays", "_arrow")
+_WITH_EXTRAS = ("demo", "plot", "report", "_arrays", "_arrow")
 
 
 class StageTimer:
