@@ -98,7 +98,7 @@ class Page:
         """Loads a file and waits until the page says that its pictures are drawn."""
         self.call("Page.navigate", url=path.resolve().as_uri())
         deadline = time.monotonic() + seconds
-        while self.run("document.documentElement.dataset.ready") != "yes":
+        while self.run("document.documentElement?.dataset.ready") != "yes":
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the page did not get ready; problems: {self.problems}")
             time.sleep(0.05)
@@ -148,13 +148,12 @@ def page(*, flags=SOFTWARE_GL):
     read, from_browser = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         words = [find(), *FLAGS, *flags, f"--user-data-dir={profile}"]
-        # DevTools speaks on descriptors 3 and 4; the shell puts them there.
-        script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+        # DevTools speaks on descriptors 3 and 4; the shell moves them there.
+        script = 'exec "$@" 3<&0 4>&1 0</dev/null 1>/dev/null'
         browser = subprocess.Popen(
             ["/bin/sh", "-c", script, "sh", *words],
-            pass_fds=(to_browser, from_browser),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdin=to_browser,
+            stdout=from_browser,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )

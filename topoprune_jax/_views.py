@@ -42,14 +42,20 @@ def thin(
 
 
 def choose_regions(scores: Float[np.ndarray, " n"]) -> dict[str, int]:
-    """The most complex, the median and the simplest sample, fewer where they are the same."""
+    """The most complex, the median and the simplest sample, fewer where they are the same.
+
+    Ties go by index.
+    """
     ascending = np.argsort(scores, kind="stable")
-    places = {"most complex": -1, "median": (len(scores) - 1) // 2, "simplest": 0}
+    chosen = {
+        "most complex": scores.argmax(),
+        "median": ascending[(len(scores) - 1) // 2],
+        "simplest": ascending[0],
+    }
     regions: dict[str, int] = {}
-    for name, place in places.items():
-        sample = int(ascending[place])
-        if sample not in regions.values():
-            regions[name] = sample
+    for name, sample in chosen.items():
+        if int(sample) not in regions.values():
+            regions[name] = int(sample)
     return regions
 
 
@@ -58,12 +64,14 @@ def extremes(
 ) -> tuple[Int[np.ndarray, " e"], Int[np.ndarray, " e"]]:
     """The `count` most complex samples, the most complex first, and the least complex likewise.
 
-    No sample is in both: of few samples each list gets a half.
+    No sample is in both: of few samples each list gets a half, the first the odd one. Ties go by
+    index.
     """
+    n = len(scores)
+    most = np.argsort(-scores, kind="stable")[: min(count, (n + 1) // 2)]
     ascending = np.argsort(scores, kind="stable")
-    count = min(count, len(scores) // 2) if len(scores) > 1 else 1
-    least = ascending[:count] if len(scores) > 1 else ascending[:0]
-    return ascending[::-1][:count], least
+    least = ascending[~np.isin(ascending, most)][: min(count, n // 2)]
+    return most, least
 
 
 def patch_of(

@@ -253,12 +253,12 @@ def plot_diagram(
         ax.axhline(never, color="0.6", lw=1, linestyle=":")
         ax.annotate(
             "\u221e",
-            (0, never),
+            (1, never),
             xycoords=("axes fraction", "data"),
-            xytext=(-6, 0),
+            xytext=(-4, 1),
             textcoords="offset points",
             ha="right",
-            va="center",
+            va="bottom",
         )
     for dim, (births, deaths, name) in bars.items():
         ax.scatter(
@@ -270,7 +270,6 @@ def plot_diagram(
             alpha=0.75,
             linewidths=0,
             label=name,
-            clip_on=False,
             zorder=3,
         )
     ax.set_xlim(low - margin, high + margin)
@@ -320,9 +319,9 @@ def plot_barcode(
         width = float(np.clip(160 / max(1, sum(len(b) for b, _, _ in bars.values())), 0.8, 5.0))
         ax.hlines(heights, births, ends, color=_COLORS[dim], lw=width, label=name)
         never = heights[np.isinf(deaths)]
-        ax.plot(np.full(len(never), end), never, ">", color=_COLORS[dim], ms=6, clip_on=False)
+        ax.plot(np.full(len(never), end), never, ">", color=_COLORS[dim], ms=6)
         height += len(births) + 1
-    ax.set_xlim(low, end)
+    ax.set_xlim(low, end + 0.02 * (end - low))
     ax.set_yticks([])
     ax.set_xlabel("filtration value")
     ax.set_title("Barcode")

@@ -243,7 +243,7 @@ def require_report_extra() -> Any:
 
 
 def _asset(name: str) -> str:
-    return (resources.files(__package__) / "_page" / name).read_text("utf-8")
+    return (resources.files("topoprune_jax") / "_page" / name).read_text("utf-8")
 
 
 def _plotly() -> str:
@@ -263,9 +263,7 @@ def _script_json(text: str) -> Any:
 
 def _packed(values: np.ndarray, dtype: type) -> str:
     """Numbers as base64 of little-endian bytes: a third of their size as JSON."""
-    return base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))).decode(
-        "ascii"
-    )
+    return base64.b64encode(values.astype(np.dtype(dtype).newbyteorder("<")).tobytes()).decode()
 
 
 def _classes(labels: ArrayInput | None, n: int) -> tuple[np.ndarray | None, list[str]]:

@@ -97,7 +97,8 @@
     views = [];
     const chosen = state.klass === "" ? null : Number(state.klass);
     const inside = (i) => chosen === null || classes[i] === chosen;
-    const size = Math.min(6, Math.max(2.4, Math.sqrt(180000 / drawable.length)));
+    const room = Math.min(1, Math.max(0.62, scatter.clientWidth / 900));
+    const size = room * Math.min(6, Math.max(2.4, Math.sqrt(90000 / drawable.length)));
     const outside = chosen === null ? [] : drawable.filter((i) => !inside(i));
     const groups = [
       ["removed", state.showRemoved ? drawable.filter((i) => !kept[i] && inside(i)) : []],
@@ -265,7 +266,7 @@
       line: { color: token("accent"), width: 2, dash: "dash" } }];
     return Plotly.react("scores", [bars("kept"), bars("removed")], small({
       barmode: "stack", bargap: 0.06, shapes,
-      xaxis: axis("structural complexity (units of the embedding)", { type: log ? "log" : "linear", showgrid: false }),
+      xaxis: axis("structural complexity", { type: log ? "log" : "linear", showgrid: false }),
       yaxis: axis("samples", { rangemode: "tozero", tickformat: ",~d" }) }), quietly);
   }
 

@@ -168,7 +168,8 @@ def report_command(
             from ..report import write_report
             from ..stability import ranking_stability
 
-            removed = ratio if given is None else 1 - len(given.kept) / n
+            removed = 1 - len(given.kept) / n if given is not None else ratio
+            assert removed is not None  # one of the two was asked for
 
             def again(x: Any, key: Any, progress: Any = None) -> Any:
                 return rank(
