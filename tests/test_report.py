@@ -432,9 +432,14 @@ def test_a_table_shows_its_sample_and_names_stay_names(page, ranking):
 
 @needs_browser
 def test_pointing_at_a_dot_says_which_it_is(page, ranking, arguments):
-    sample = int(ranking.kept[0])
+    z = np.asarray(ranking.embedding, dtype=np.float64)
+    distances = np.linalg.norm(z[:, None] - z, axis=2) + 1e9 * np.eye(N)
+    # The kept sample that lies farthest from any other, so that no dot covers it.
+    sample = int(ranking.kept[int(distances.min(axis=1)[ranking.kept].argmax())])
     x, y = (float(value) for value in ranking.embedding[sample])
-    page.run("document.getElementById('scatter').scrollIntoView({block: 'center'})")
+    page.run(
+        "document.getElementById('scatter').scrollIntoView({block: 'center', behavior: 'instant'})"
+    )
     page.settle()
     place = page.run(
         f"""(() => {{ const plot = document.getElementById("scatter"), l = plot._fullLayout,
@@ -449,7 +454,7 @@ def test_pointing_at_a_dot_says_which_it_is(page, ranking, arguments):
         time.sleep(0.05)
     tip = page.run("document.getElementById('tip').innerText")
     assert arguments["ids"][sample] in tip
-    assert "kept, rank 0" in tip
+    assert f"kept, rank {np.flatnonzero(np.asarray(ranking.order) == sample)[0]}" in tip
     assert page.run("document.querySelector('#tip .crop') !== null")
 
 

@@ -11,6 +11,7 @@ from topoprune_jax._views import (
     is_geometric,
     kept_mask,
     patch_of,
+    places,
     score_bins,
     score_cut,
     thin,
@@ -98,6 +99,10 @@ def test_a_class_smaller_than_the_patch_is_the_patch():
 def test_class_shares_count():
     sizes, counts = class_shares(np.array([0, 0, 1, 2, 2, 2]), kept_mask(np.array([0, 4, 5]), 6))
     assert (sizes.tolist(), counts.tolist()) == ([2, 1, 3], [1, 0, 2])
+
+
+def test_equal_scores_share_a_place():
+    assert places(np.array([7.0, 1.0, 7.0, 3.0])).tolist() == [0.75, 0.125, 0.75, 0.375]
 
 
 def test_bins_hold_every_score_and_are_even_in_the_right_sense():

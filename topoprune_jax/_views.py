@@ -99,6 +99,16 @@ def class_shares(
     return np.bincount(codes, minlength=n_classes), np.bincount(codes[kept], minlength=n_classes)
 
 
+def places(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The mean place of every score among the sorted ones, in (0, 1).
+
+    Equal scores share theirs, and so a color.
+    """
+    ascending = np.sort(scores)
+    left = np.searchsorted(ascending, scores, "left")
+    return (left + np.searchsorted(ascending, scores, "right")) / (2.0 * len(scores))
+
+
 def score_bins(scores: Float[np.ndarray, " n"], n_bins: int = 48) -> Float[np.ndarray, " edges"]:
     """Edges of a histogram: even steps, or even ratios where scores have a long tail.
 

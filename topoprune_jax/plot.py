@@ -14,7 +14,7 @@ from ._diagram import Diagram
 from ._rank import Ranking
 from ._results import RESULTS
 from ._types import ArrayInput
-from ._views import is_geometric, kept_mask, score_bins, score_cut
+from ._views import is_geometric, kept_mask, places, score_bins, score_cut
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -65,10 +65,7 @@ def plot_complexity(
     if figure is None:
         raise ValueError("`ax` was removed from its figure; pass axes that belong to one.")
     scores = np.asarray(ranking.scores, dtype=np.float64)
-    in_order = np.sort(scores)
-    # The mean place of equal scores, so that they share a color.
-    places = np.searchsorted(in_order, scores, "left") + np.searchsorted(in_order, scores, "right")
-    levels = places / (2.0 * len(scores))
+    levels = places(scores)
     # In the order of the index the class that comes last would cover the others.
     drawn = np.random.default_rng(_DRAWING_ORDER_SEED).permutation(len(points))
     dots = ax.scatter(

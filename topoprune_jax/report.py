@@ -28,6 +28,7 @@ from ._views import (
     is_geometric,
     kept_mask,
     patch_of,
+    places,
     score_bins,
     score_cut,
     thin,
@@ -133,7 +134,7 @@ def write_report(
         "y": _packed(embedding[drawn, 1], np.float32),
         "index": _packed(drawn, np.int32),
         "score": _packed(scores[drawn], np.float32),
-        "place": _packed(_places(scores)[drawn], np.float32),
+        "place": _packed(places(scores)[drawn], np.float32),
         "rank": _packed(ranks[drawn], np.int32),
         "kept": _packed(kept[drawn], np.uint8),
         "classes": None if codes is None else _packed(codes[drawn], np.int32),
@@ -171,7 +172,6 @@ def write_report(
         n_drawn_kept=int(kept[drawn].sum()),
         n_classes=len(class_names),
         has_images=pictures is not None,
-        all_hover=n <= _HOVER_PICTURES,
         n_hover=min(len(drawn), _HOVER_PICTURES),
         has_ids=names is not None,
         cut=data["histogram"]["cut"],
@@ -275,23 +275,16 @@ def _classes(labels: ArrayInput | None, n: int) -> tuple[np.ndarray | None, list
     return codes, names
 
 
-def _places(scores: np.ndarray) -> np.ndarray:
-    """The mean place of every score among the sorted ones, in (0, 1); equal scores share theirs."""
-    ascending = np.sort(scores)
-    left = np.searchsorted(ascending, scores, "left")
-    return (left + np.searchsorted(ascending, scores, "right")) / (2.0 * len(scores))
-
-
 def _label_places(embedding: np.ndarray, codes: np.ndarray | None) -> list[list[float]]:
     """Where a class is named: the sample of it that is nearest to its median, so always inside."""
     if codes is None:
         return []
-    places = []
+    named = []
     for code in range(int(codes.max()) + 1):
         points = embedding[codes == code, :2]
         nearest = ((points - np.median(points, axis=0)) ** 2).sum(axis=1).argmin()
-        places.append([float(value) for value in points[nearest]])
-    return places
+        named.append([float(value) for value in points[nearest]])
+    return named
 
 
 def _histogram(scores: np.ndarray, kept: np.ndarray, beta: float) -> dict[str, Any]:
