@@ -370,6 +370,7 @@ def test_toggles_change_what_is_drawn(page):
     assert choose(page, "#show-kept")["kept"] == 0
     assert choose(page, "#show-kept")["kept"] == 30
     assert choose(page, "#show-regions")["regions"] is True
+    assert "◇ median" in page.run("document.getElementById('legend').textContent")
     assert choose(page, "#show-regions")["regions"] is False
     assert page.run("document.getElementById('scatter').layout.annotations.length") == 3
     choose(page, "#show-names")

@@ -121,11 +121,11 @@
     }
     // Vector graphics lie above what WebGL draws.
     const rings = { type: "scatter", mode: "markers", hoverinfo: "skip" };
-    const shapes = ["square-open", "diamond-open", "circle-open"];
-    data.regions.forEach((region, k) => {
+    const shapes = { "most complex": "square-open", median: "diamond-open", simplest: "circle-open" };
+    data.regions.forEach((region) => {
       views.push([]);
       made.push({ ...rings, name: region.name, x: region.x, y: region.y, visible: state.regions,
-        marker: { symbol: shapes[k], size: 8, color: token("accent"), line: { width: 1.2 } } });
+        marker: { symbol: shapes[region.name], size: 8, color: token("accent"), line: { width: 1.2 } } });
     });
     views.push([]);
     const marked = state.selected < 0 ? [] : [state.selected];
@@ -181,6 +181,11 @@
       colored.forEach((code) => parts.push(entry(colorOf(code), data.classNames[code])));
       if (bySize.length > colored.length) parts.push(entry(token("removed"), "other classes"));
       parts.push(element("span", "large dots are kept"));
+    }
+    if (state.regions) {
+      const signs = { "most complex": "□", median: "◇", simplest: "○" };
+      const list = data.regions.map(({ name }) => `${signs[name]} ${name}`).join("  ");
+      parts.push(element("span", `neighborhoods: ${list}`));
     }
     $("legend").replaceChildren(...parts);
   }
