@@ -153,13 +153,18 @@ def report_command(
         if beta is not None:
             check_beta(beta)
         check_report_path(out)
-        with timer.stage("read"):
+
+        def read() -> Any:
             samples = read_samples(
                 features, labels=labels, ids=ids, label_column=label_column, id_column=id_column
             )
             n = samples.features.shape[0]
             pictures = None if images is None else check_pictures(read_array(images), n)
             given = None if ranking is None else _read(ranking, features, n, ratio)
+            return samples, n, pictures, given
+
+        with timer.stage("read"):
+            samples, n, pictures, given = interruptible(read)
 
         def work() -> Any:
             import jax
@@ -192,8 +197,10 @@ def report_command(
                     samples.features, ranked, again, progress=timer, key=key
                 )
             shape = " x ".join(f"{size:,}" for size in samples.features.shape)
+            names = samples.feature_names
+            columns = "" if not names else f" ({' to '.join(dict.fromkeys((names[0], names[-1])))})"
             settings = {
-                "features": f"{features}, {shape} {samples.features.dtype}",
+                "features": f"{features}{columns}, {shape} {samples.features.dtype}",
                 "labels": label_column or labels or "none",
                 "seed": seed,
                 "neighbors of a sample": n_neighbors,
