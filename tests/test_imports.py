@@ -30,9 +30,9 @@ ROWS = [
     {"_rank", "baselines"},
     {"_ranking_files"},
     {"_views"},
-    {"io", "plot", "_provenance", "stability"},
+    {"interop", "io", "plot", "training", "_provenance", "stability"},
     {"report"},
-    {"demo"},
+    {"data", "demo"},
     {"cli"},
     {"__main__"},
 ]
