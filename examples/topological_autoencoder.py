@@ -23,7 +23,8 @@ import matplotlib
 import optax
 from flax import nnx
 
-from topoprune_jax import diagram_from_generators, rips_generators, vietoris_rips
+from topoprune_jax import vietoris_rips
+from topoprune_jax.training import topological_loss
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,23 +59,11 @@ class Autoencoder(nnx.Module):
         )
 
 
-def topological_loss(inputs, latent):
-    """Squared change of the lengths of both sides' generators; empty slots have length 0."""
-    loss = 0.0
-    for generators in (rips_generators(inputs), rips_generators(latent)):
-        there = diagram_from_generators(inputs, generators)
-        here = diagram_from_generators(latent, generators)
-        finite = here.is_finite
-        deaths = jnp.where(finite, here.deaths, 0) - jnp.where(finite, there.deaths, 0)
-        loss += 0.5 * jnp.sum((here.births - there.births) ** 2 + deaths**2)
-    return loss
-
-
 def loss_function(model, inputs, weight):
     latent = model.encode(inputs)
     error = jnp.mean(jnp.sum((model.decode(latent) - inputs) ** 2, axis=1))
     flatness = FLATNESS * jnp.mean(latent[:, 1] ** 2)
-    return error + flatness + weight * topological_loss(inputs, latent), error
+    return error + flatness + weight * topological_loss(latent, inputs, dims=(0, 1)), error
 
 
 @nnx.jit

@@ -39,6 +39,30 @@ def test_readme_code_prints_what_it_says():
     assert runs >= 2
 
 
+@pytest.mark.slow
+def test_interop_code_prints_what_it_says(tmp_path, monkeypatch):
+    for package in ("datasets", "grain", "tensorflow_datasets", "array_record", "umap"):
+        pytest.importorskip(package, reason=f"{package} is no dependency")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(
+        r"(<!-- not executed -->\n)?```(\w*)\n(.*?)```",
+        (ROOT / "docs" / "interop.md").read_text(),
+        re.S,
+    )
+    namespace, printed, runs = {}, None, 0
+    for skipped, language, text in blocks:
+        if language == "python" and not skipped:
+            stream = io.StringIO()
+            with contextlib.redirect_stdout(stream):
+                exec(text, namespace)
+            printed, runs = stream.getvalue(), runs + 1
+        elif language == "" and printed is not None:
+            assert text == printed
+            printed = None
+    assert runs == 10
+    assert sum(bool(skipped) for skipped, _, _ in blocks) == 1
+
+
 @pytest.mark.parametrize(
     "name", ["readme_tables", "manifold_table", "persistence_table", "pruning_tables"]
 )
