@@ -58,6 +58,9 @@ def test_tfds_reads_what_was_built(folder, pixels):
     source = tfds.data_source("arrays", data_dir=str(folder), split="train")
     np.testing.assert_array_equal(source[3]["image"], pixels[3])
     assert [int(source[i]["label"]) for i in range(4)] == [0, 1, 2, 0]
+    kept = KeptSource(source, KEPT)
+    assert [int(sample["label"]) for sample in kept.__getitems__([0, 1, 2])] == [1, 1, 1]
+    np.testing.assert_array_equal(kept[0]["image"], pixels[7])
 
 
 def test_what_is_kept_goes_on_to_loaders_and_models(folder, pixels):
@@ -103,7 +106,7 @@ def test_transparency_is_kept_and_labels_may_be_missing(tmp_path):
     data = build(tmp_path / "loose", "loose", data_dir=tmp_path / "out")["train"]
     assert data.images[:][:, 0, 0].tolist() == [[1, 2, 3, 4], [7, 7, 7, 255]]
     assert data.class_names == ()
-    with pytest.raises(FileError, match=r"cannot find 'label' .* whose samples have image, id"):
+    with pytest.raises(FileError, match=r"cannot find 'label' .* whose samples have id, image"):
         _ = data.labels
 
 

@@ -64,7 +64,7 @@ class ImageData:
         if key not in self._features:
             raise FileError(
                 f"cannot find '{key}' in the data set '{self.name}', whose samples have "
-                f"{', '.join(self._features)}: name one of those."
+                f"{', '.join(sorted(self._features))}: name one of those."
             )
         return Column(self, key)
 
@@ -209,7 +209,7 @@ def load(
     features: Any = builder.info.features
     if not isinstance(features, tfds.features.FeaturesDict):
         raise FileError(f"cannot load '{name}': its samples are no dictionaries.")
-    label = dict(features.items()).get("label")
+    label: Any = dict(features.items()).get("label")
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     records = _records(builder, name, split, instructions)
     return ImageData(name, split, names, records, features)

@@ -68,7 +68,7 @@ def extract_features(
       entries are samples, such as a list, a tfds data source or a `grain.MapDataset`.
     - `method`: what to call instead of the module itself.
     - `variables`: the variables of a Linen module, `{"params": ...}`.
-    - `batch_size`: samples a batch; at most n are used.
+    - `batch_size`: samples a batch; without `sharding` at most n.
     - `out`: `(n, d)`, written to and returned, such as a `numpy.memmap` for features larger than
       memory. By default a new array.
     - `sharding`: how each batch is spread over devices, such as
@@ -114,7 +114,8 @@ def extract_features(
     """
     source = _Source(inputs)
     batch_size = checks.check_count(batch_size, name="batch_size", low=1)
-    batch_size = min(batch_size, source.n)
+    if sharding is None:  # which asks for a number that its devices divide
+        batch_size = min(batch_size, source.n)
     step = _step_of(model, method, variables)
     features: np.ndarray | None = out
     waiting: tuple[int, Array] | None = None
@@ -122,7 +123,7 @@ def extract_features(
         if progress is not None:
             progress("extract", start, source.n)
         batch = source.batch(start, batch_size)
-        result = step(jax.device_put(batch, sharding))
+        result = step(_place(batch, sharding, batch_size))
         if start == 0:
             features = _check_result(result, batch_size, source.n, out)
         # The device works on this batch while the one before it is copied.
@@ -135,6 +136,19 @@ def extract_features(
         progress("extract", source.n, source.n)
     assert features is not None  # there is at least one batch
     return features
+
+
+def _place(batch: Any, sharding: jax.sharding.Sharding | None, batch_size: int) -> Any:
+    if sharding is None:
+        return jax.device_put(batch)
+    try:
+        return jax.device_put(batch, sharding)
+    except ValueError as error:
+        raise ValueError(
+            f"`sharding` must divide the first axis of each batch among its devices; got "
+            f"{len(sharding.device_set)} devices and batch_size={batch_size}. "
+            "Pass a multiple of their number."
+        ) from error
 
 
 class _Source:
@@ -189,7 +203,8 @@ def _filled(rows: Any, size: int) -> Any:
                 f"`inputs` must hold numbers; got dtype {array.dtype}. Pass only what the model "
                 "takes, such as the images without their names, as arrays of one shape."
             )
-        if array.dtype.itemsize > 4 and array.dtype.kind in "iu":
+        narrowed = array.dtype.itemsize > 4 and not jax.config.read("jax_enable_x64")
+        if array.dtype.kind in "iu" and narrowed:
             low, high = int(array.min(initial=0)), int(array.max(initial=0))
             if low < -(2**31) or high >= 2**31:
                 raise ValueError(
