@@ -21,7 +21,7 @@ ROWS = [
     {"_diagram", "_spanning_forest", "_topology"},
     {"_diagram_distances", "_flag"},
     {"_graph_exact", "_persistence", "_strata"},
-    {"_graph_approximate"},
+    {"_graph_approximate", "_graph_boxes"},
     {"_graph", "alpha"},
     {"_filtrations", "_fuzzy", "_summaries"},
     {"_spectral", "_score", "_select"},

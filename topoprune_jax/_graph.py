@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._graph_approximate import approximate_neighbors
+from ._graph_boxes import box_neighbors, is_worthwhile
 from ._graph_exact import Metric, exact_neighbors
 from ._types import Array, ArrayInput, Progress
 
@@ -169,7 +170,10 @@ def knn_graph(
     not farther than the k-th neighbor by more than the rounding of the product (bounds: Higham &
     Mary, SIAM J. Sci. Comput. 41, 2019, doi 10.1137/18M1226312), as in clusters that are tiny
     against their distance from the center or among more duplicates than candidates, the point is
-    compared with all others by differences; this costs about 15 times as much for that point. What
+    compared with all others by differences; this costs about 15 times as much for that point. With
+    up to 4 features and 8,192 points or more, blocks of points along a space-filling curve are
+    looked at instead, nearest bounding boxes first, until no other can hold a neighbor: the same
+    result, in a time that grows about as n log n. What
     remains is the rounding of each single distance, and for cosine that of the rows' normalization.
     A function is evaluated on every pair, in vmapped tiles of at most 4 million coordinates.
 
@@ -340,6 +344,10 @@ def nearest_neighbors(
 ) -> NeighborGraph:
     """`knn_graph` without its checks, for any k >= 1: missing neighbors are empty slots."""
     if method == "exact" or not isinstance(metric, str):
+        if metric == "euclidean" and is_worthwhile(points, k):
+            return NeighborGraph(
+                *box_neighbors(points, k, codes=codes, stage=stage, progress=progress)
+            )
         return NeighborGraph(
             *exact_neighbors(points, k, metric=metric, codes=codes, stage=stage, progress=progress)
         )

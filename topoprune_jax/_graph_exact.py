@@ -21,7 +21,7 @@ Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
 
 ROWS = 256  # queries of a tile
 _COLUMNS = 1 << 16  # candidates looked at in one go: a tile is 64 MiB at most
-_SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
+SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
 _DOUBTFUL = 32  # queries scanned again in one go
 _DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
 _SAMPLE = 1024  # points whose median is the center
@@ -167,7 +167,7 @@ def search(
 ):
     """Points and distances of the k nearest of each query, a row of the table."""
     e, n = table.points.shape[1], table.n_points
-    n_candidates = min(k + 1 + _SPARE, n)
+    n_candidates = min(k + 1 + SPARE, n)
     inner = metric == "inner_product"
     centered = table.points - table.center[None, :]
     square = jnp.sum(centered * centered, axis=1)

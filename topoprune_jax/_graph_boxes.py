@@ -1,0 +1,191 @@
+"""The exact search in few dimensions: blocks along a space-filling curve, nearest boxes first.
+
+A tile of queries scans the blocks of points in the order of their boxes' distance from its own,
+and stops where no box that is left can hold a neighbor. Nothing is missed, and in the plane a tile
+looks at some dozen blocks however many points there are.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from . import _checks as checks
+from . import _graph_exact as exact
+from ._graph_exact import Table
+from ._types import Array, Progress
+
+_MAX_FEATURES = 4  # with more, boxes overlap too much
+_MIN_POINTS = 8192  # with fewer, the plain scan is as fast and compiles faster
+_MAX_NEIGHBORS = 256
+_SIZE = 64  # points of a block, and queries of a tile
+_VISITED = 32  # blocks scanned in one go
+_TILES_PER_CALL = 2048
+_CURVE_BITS = 30
+
+
+class _Blocks(eqx.Module):
+    """Points in the order of the curve, class by class; `rows` are theirs in the table."""
+
+    rows: Int[Array, "blocks size"]
+    points: Float[Array, "blocks size d"]
+    codes: Int[Array, "blocks size"]  # -1 in the padding
+    lo: Float[Array, "blocks d"]
+    hi: Float[Array, "blocks d"]
+    first_code: Int[Array, " blocks"]
+    last_code: Int[Array, " blocks"]
+
+
+def is_worthwhile(points: Float[Array, "n d"], k: int) -> bool:
+    """Whether this search is faster than comparing all points, and their values are known."""
+    n, d = points.shape
+    small = d <= _MAX_FEATURES and k <= _MAX_NEIGHBORS
+    return small and n >= _MIN_POINTS and not checks.is_traced(points)
+
+
+def box_neighbors(
+    points: Float[Array, "n d"],
+    k: int,
+    *,
+    codes: Int[Array, " n"] | None,
+    stage: str,
+    progress: Progress | None,
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+    """As `exact_neighbors` with the Euclidean distance, for points whose values are known."""
+    n = points.shape[0]
+    n_blocks = -(-n // _SIZE)
+    per_call = min(_TILES_PER_CALL, n_blocks)
+    calls = -(-n_blocks // per_call)
+    n_rows = calls * per_call * _SIZE
+    table = exact.prepare(points, codes, metric="euclidean", n_rows=n_rows)
+    blocks = _curve(table)
+    parts = []
+    for i in range(calls):
+        if progress is not None:
+            progress(stage, i, calls)
+            jax.block_until_ready(parts[-1:])
+        first = jnp.asarray(i * per_call, jnp.int32)
+        parts.append(_search(table, blocks, first, k=k, n_tiles=per_call))
+    indices, distances = _collect(table, blocks, parts)
+    if progress is not None:
+        jax.block_until_ready(indices)
+        progress(stage, calls, calls)
+    return indices, distances
+
+
+@jax.jit
+def _curve(table: Table) -> _Blocks:
+    """Sorts each class along a Z-curve (Morton order) through the ranks of the coordinates."""
+    n_rows, d = table.points.shape
+    real = table.codes >= 0
+    bits = _CURVE_BITS // d
+    curve = jnp.zeros(n_rows, jnp.uint32)
+    for axis in range(d):
+        order = jnp.argsort(jnp.where(real, table.points[:, axis], jnp.inf))
+        rank = jnp.zeros(n_rows, jnp.float32)
+        rank = rank.at[order].set(jnp.arange(n_rows, dtype=jnp.float32) / n_rows)
+        cell = (rank * 2**bits).astype(jnp.uint32)
+        for bit in range(bits):
+            curve = curve | (((cell >> bit) & 1) << (bit * d + axis))
+    group = jnp.where(real, table.codes, jnp.iinfo(jnp.int32).max)
+    rows = jnp.arange(n_rows, dtype=jnp.int32)
+    rows = lax.sort((group, curve, rows), num_keys=2)[2].reshape(-1, _SIZE)
+    points, codes = table.points[rows], table.codes[rows]
+    there = (codes >= 0)[:, :, None]
+    return _Blocks(
+        rows=rows,
+        points=points,
+        codes=codes,
+        lo=jnp.min(jnp.where(there, points, jnp.inf), axis=1),
+        hi=jnp.max(jnp.where(there, points, -jnp.inf), axis=1),
+        first_code=jnp.min(jnp.where(codes >= 0, codes, jnp.iinfo(jnp.int32).max), axis=1),
+        last_code=jnp.max(codes, axis=1),
+    )
+
+
+def _gaps(blocks: _Blocks, t: Int[Array, ""]) -> Float[Array, " blocks"]:
+    """Squared distance of every block's box from that of tile t; infinite without a common class.
+
+    Rounded down, so that it never exceeds the squared distance of two of the points.
+    """
+    apart = jnp.maximum(blocks.lo - blocks.hi[t][None, :], blocks.lo[t][None, :] - blocks.hi)
+    gaps = jnp.sum(jnp.maximum(apart, 0) ** 2, axis=1)
+    gaps = gaps * (1 - 16 * jnp.finfo(gaps.dtype).eps)
+    common = (blocks.first_code <= blocks.last_code[t]) & (blocks.last_code >= blocks.first_code[t])
+    return jnp.where(common, gaps, jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("k", "n_tiles"))
+def _search(table: Table, blocks: _Blocks, first: Int[Array, ""], *, k: int, n_tiles: int):
+    """Points and distances of the k nearest, for the rows of some tiles."""
+    n_candidates = k + exact.SPARE + 1
+    visited = min(_VISITED, blocks.rows.shape[0])
+    width = visited * _SIZE
+    n_groups = exact.group_count(width, n_candidates)
+    eps = jnp.finfo(table.points.dtype).eps
+
+    def tile(t):
+        x, codes = blocks.points[t], blocks.codes[t]
+
+        def is_open(state):
+            gaps, values, _ = state
+            farthest = jnp.max(jnp.where(codes >= 0, values[:, -1], -jnp.inf))
+            nearest = jnp.min(gaps)
+            return (nearest <= farthest) & (nearest < jnp.inf)
+
+        def scan(state):
+            gaps, values, found = state
+            negative, near = lax.top_k(-gaps, visited)
+            y = blocks.points[near].reshape(width, -1)
+            score = jnp.zeros((_SIZE, width), x.dtype)
+            for axis in range(x.shape[1]):
+                score = score + (x[:, axis, None] - y[None, :, axis]) ** 2
+            other = jnp.where(jnp.isinf(negative)[:, None], -1, blocks.codes[near]).ravel()
+            wanted = (other[None, :] == codes[:, None]) & (other >= 0)[None, :]
+            score = jnp.where(wanted, score, jnp.inf)
+            new_values, place = exact.smallest(score, n_candidates, n_groups)
+            new = blocks.rows[near].ravel()[place]
+            values = jnp.concatenate([values, new_values], axis=1)
+            found = jnp.concatenate([found, new], axis=1)
+            negative, place = lax.top_k(-values, n_candidates)
+            found = jnp.take_along_axis(found, place, axis=1)
+            return gaps.at[near].set(jnp.inf), -negative, found
+
+        start = (
+            _gaps(blocks, t),
+            jnp.full((_SIZE, n_candidates), jnp.inf, x.dtype),
+            jnp.zeros((_SIZE, n_candidates), jnp.int32),
+        )
+        _, values, found = lax.while_loop(is_open, scan, start)
+        own = blocks.rows[t]
+        _, points, distances = exact.ordered(
+            table, own, found, jnp.isinf(values), jnp.zeros((), x.dtype), metric="euclidean"
+        )
+        kth = distances[:, k - 1]
+        # Different squares may have one root: among equal distances the lower index comes first.
+        proven = values[:, -1] > kth * kth * (1 + 16 * eps)
+        proven = proven | jnp.isinf(values[:, -1]) | (codes < 0)
+        return points[:, :k], distances[:, :k], proven, found[:, 0]
+
+    tiles = first + jnp.arange(n_tiles, dtype=jnp.int32)
+    points, distances, proven, nearest = exact.flat(lax.map(tile, tiles))
+    rows = lax.dynamic_slice_in_dim(blocks.rows, first, n_tiles).ravel()
+    zero = jnp.zeros((), table.points.dtype)
+    return exact.settle(table, rows, points, distances, proven, nearest, zero, metric="euclidean")
+
+
+@jax.jit
+def _collect(table: Table, blocks: _Blocks, parts):
+    """Puts the rows back into the order of the points."""
+    n, k = table.n_points, parts[0][0].shape[1]
+    place = table.index[blocks.rows.ravel()]
+    found = jnp.concatenate([part[0] for part in parts])
+    distances = jnp.concatenate([part[1] for part in parts])
+    indices = jnp.full((n, k), -1, jnp.int32)
+    indices = indices.at[place].set(jnp.where(found >= n, -1, found), mode="drop")
+    empty = jnp.full((n, k), jnp.inf, distances.dtype)
+    distances = empty.at[place].set(distances, mode="drop")
+    return indices, exact.in_units(table, distances, metric="euclidean")
