@@ -25,10 +25,14 @@ def test_a_small_run_writes_everything(capsys, few_digits, tmp_path):
     folder = tmp_path / "a" / "b"
     assert sorted(path.name for path in folder.iterdir()) == [
         "digits.csv",
+        "digits.html",
         "digits.json",
         "digits.png",
     ]
     assert (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "digits.html").read_text()
+    assert "Which digits to keep" in page
+    assert "data:image/png;base64," in page
     record = json.loads((folder / "digits.json").read_text())
     assert record["seeds"] == [0, 1]
     assert record["n_kept"] == round(0.2 * record["n_train"])
@@ -41,7 +45,13 @@ def test_a_small_run_writes_everything(capsys, few_digits, tmp_path):
     table = np.loadtxt(folder / "digits.csv", delimiter=",", skiprows=1)
     assert table.shape == (record["n_train"], 4)
     assert table[:, 3].sum() == record["n_kept"]
-    for word in ("Where the time went", "train classifiers", "digits.png", "topoprune rank"):
+    for word in (
+        "Where the time went",
+        "train classifiers",
+        "digits.png",
+        "digits.html",
+        "topoprune rank",
+    ):
         assert word in out
 
 

@@ -189,7 +189,12 @@ def test_csv_by_hand(tmp_path, ranking):
 def test_npz_by_hand(tmp_path, ranking):
     write_ranking(tmp_path / "out.npz", ranking)
     with np.load(tmp_path / "out.npz") as out:
-        assert set(out) == {"index", "score", "rank", "kept", "order", "embedding"}
+        names = {"index", "score", "rank", "kept", "order", "embedding", "beta", "recall"}
+        assert set(out) == names
+        assert (float(out["beta"]), float(out["recall"])) == (
+            float(ranking.beta),
+            float(ranking.recall),
+        )
         np.testing.assert_array_equal(out["index"], np.arange(5))
         np.testing.assert_array_equal(out["rank"], [1, 3, 4, 0, 2])
         np.testing.assert_array_equal(out["kept"], [True, False, False, True, False])

@@ -72,7 +72,16 @@ def test_a_page_from_a_ranking_is_about_that_ranking(capsys, monkeypatch, folder
     text = (folder / "other.html").read_text()
     assert f'<th scope="row" class="id">name {scores.argmax()}</th>' in text
     assert "data:image/png;base64," in text
-    assert "not recorded" in text  # a file of a ranking does not know beta
+    assert "not recorded" not in text
+
+
+def test_a_ranking_without_beta_says_so(capsys, monkeypatch, folder, ranked):
+    monkeypatch.chdir(folder)
+    with np.load(ranked) as arrays:
+        np.savez("older.npz", **{k: arrays[k] for k in arrays if k not in ("beta", "recall")})
+    code, _, _ = run(capsys, "report", "good.npy", "--ranking", "older.npz", "--out", "older.html")
+    assert code == 0
+    assert (folder / "older.html").read_text().count("not recorded") == 2
 
 
 def test_one_ranking_serves_every_ratio(capsys, monkeypatch, folder, ranked):

@@ -1,4 +1,4 @@
-"""The demonstration on scikit-learn's digits: rank, compare on held-out data, draw.
+"""The demonstration on scikit-learn's digits: rank, compare on held-out data, draw, report.
 
 Needs the extra `demo`. The classifier and its settings were fixed before any result was seen.
 """
@@ -17,6 +17,7 @@ from ._rank import Ranking, rank
 from ._types import Progress
 from .io import FileError, check_folder, replacing, write_ranking
 from .plot import plot_ranking
+from .report import require_report_extra, write_report
 
 FULL = "all training samples"
 AWARE = "topoprune_jax, with labels"
@@ -71,6 +72,7 @@ class Demo:
     comparison: Comparison
     ranking: Ranking
     picture: Path
+    report: Path
     table: Path
     results: Path
 
@@ -93,8 +95,9 @@ def run_demo(
 
     **Arguments:**
 
-    - `out`: folder for `digits.png`, `digits.csv` (the label-aware ranking of the first seed) and
-        `digits.json` (every single accuracy, versions, device); made if it is missing.
+    - `out`: folder for `digits.png`, `digits.html` (a report), `digits.csv` (the label-aware
+        ranking of the first seed) and `digits.json` (every single accuracy, versions, device); made
+        if it is missing.
     - `ratio`: the fraction of the training samples that is removed, in [0, 1).
     - `n_seeds`: how many seeds, at least 1; five or more make the spread worth reading.
     - `command`: what the results file records as the command that made it.
@@ -152,11 +155,14 @@ def run_demo(
         n_kept=len(rankings[0].kept),
         n_test=len(labels) - len(training_rows[0]),
     )
-    picture, table, results = (folder / f"digits.{kind}" for kind in ("png", "csv", "json"))
+    picture, report, table, results = (
+        folder / f"digits.{kind}" for kind in ("png", "html", "csv", "json")
+    )
     _draw(picture, rankings[0], labels[training_rows[0]], progress)
+    _report(report, rankings[0], points, labels, training_rows[0], command, progress)
     write_ranking(table, rankings[0])
     _write_results(results, comparison, training_rows[0], command)
-    return Demo(comparison, rankings[0], picture, table, results)
+    return Demo(comparison, rankings[0], picture, report, table, results)
 
 
 def _check_extras() -> None:
@@ -168,6 +174,7 @@ def _check_extras() -> None:
             "the demo needs scikit-learn and matplotlib; "
             "install them with: pip install 'topoprune-jax[demo]'"
         ) from error
+    require_report_extra()
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -241,6 +248,31 @@ def _draw(path: Path, ranking: Ranking, labels: np.ndarray, progress: Progress |
         figure.savefig(stream, format="png", dpi=120)
     if progress is not None:
         progress("draw the picture", 1, 1)
+
+
+def _report(
+    path: Path,
+    ranking: Ranking,
+    points: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    command: str,
+    progress: Progress | None,
+) -> None:
+    if progress is not None:
+        progress("write the report", 0, 1)
+    write_report(
+        path,
+        ranking,
+        labels=labels[rows],
+        ids=rows,
+        images=points[rows].reshape(-1, 8, 8),
+        settings={"features": f"pixels, {len(rows):,} x {points.shape[1]}", "seed": 0},
+        command=command,
+        title="Which digits to keep",
+    )
+    if progress is not None:
+        progress("write the report", 1, 1)
 
 
 def _write_results(

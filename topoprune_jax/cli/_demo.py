@@ -32,7 +32,7 @@ def demo_command(out: str, ratio: float, seeds: int) -> None:
 
     Ranks two thirds of the 1,797 images, trains the same small network on what each method keeps
     (equally many samples each) and reports accuracy on the last third. Writes a picture of the
-    embedding, the ranking and every single result.
+    embedding, a report that opens in any browser, the ranking and every single result.
 
     Needs the extra `demo`: pip install 'topoprune-jax[demo]'
     """
@@ -88,7 +88,8 @@ def demo_command(out: str, ratio: float, seeds: int) -> None:
         err=False,
     )
     click.echo(
-        f"\nPicture:  {demo.picture}\nRanking:  {demo.table}\nResults:  {demo.results}\n"
+        f"\nPicture:  {demo.picture}\nReport:   {demo.report} (open it in any browser)\n"
+        f"Ranking:  {demo.table}\nResults:  {demo.results}\n"
         f"Next: rank your own features with `{PROGRAM} rank features.npy --ratio 0.9 --out "
         "ranking.npz`."
     )

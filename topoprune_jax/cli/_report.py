@@ -238,6 +238,7 @@ def _read(file: str, features: str, n: int, ratio: float | None) -> Any:
 
     from .._rank import Ranking
     from .._results import RESULTS
+    from .._select import kept_count
     from ..io import FileError, read_array, read_ranking
 
     table = read_ranking(file)
@@ -258,17 +259,25 @@ def _read(file: str, features: str, n: int, ratio: float | None) -> Any:
             f"cannot use '{file}': its embedding is no finite array of {n:,} rows and two or more "
             "columns."
         )
-    m = table.n_kept if ratio is None else max(1, round((1 - ratio) * n))
+    m = table.n_kept if ratio is None else kept_count(n, ratio)
     order = jnp.asarray(table.order.astype(np.int32))
-    unknown = jnp.asarray(np.float32(np.nan))
+
+    def recorded(name: str) -> Any:
+        # NaN where an older version wrote the file, or another program.
+        try:
+            values = read_array(file, key=name)
+            return jnp.asarray(np.float32(values.reshape(())))
+        except (FileError, ValueError, TypeError):
+            return jnp.asarray(np.float32(np.nan))
+
     return Ranking(
         scores=jnp.asarray(table.scores.astype(np.float32)),
         order=order,
         kept=order[:m],
         removed=order[m:],
         embedding=jnp.asarray(embedding.astype(np.float32)),
-        beta=unknown,
-        recall=unknown,
+        beta=recorded("beta"),
+        recall=recorded("recall"),
         result=RESULTS.successful,
     )
 
