@@ -1,5 +1,6 @@
 """Settings every test runs under: shapes checked at run time, strict dtypes, 8 CPU devices."""
 
+import gc
 import os
 import pathlib
 from importlib import metadata
@@ -58,3 +59,17 @@ def digits():
 
     points, labels = load_digits(return_X_y=True)
     return points.astype(np.float32), labels.astype(np.int32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Drops compiled programs between files once they are many.
+
+    Each takes some tens of memory maps, of which Linux grants a process 65,530; the compiler
+    crashes beyond.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 25_000:
+        jax.clear_caches()
+        gc.collect()
