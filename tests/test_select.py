@@ -318,3 +318,15 @@ def test_below_zero_beta_prefers_complex_samples(fuzzy_set, rng):
         for beta in (-3.0, 3.0)
     )
     assert complex_ > simple
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_kept_by_strata_is_what_select_keeps(digits, monkeypatch, beta):
+    points = jnp.asarray(digits[0][:600])
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    scores, strata = points.sum(axis=1), digits[1][:600]
+    # Several calls, of which only the first are made.
+    monkeypatch.setattr(_select, "_PICKS_PER_CALL", 50)
+    kept = _select.kept_by_strata(fuzzy_set, scores, 0.9, strata=strata, beta=beta)
+    expected = tp.select(fuzzy_set, scores, 0.9, strata=strata, beta=beta).kept
+    np.testing.assert_array_equal(kept, expected)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
-from ._select import select
+from ._select import kept_by_strata, select
 from ._types import Array, ArrayInput, Key, Progress
 
 _SAMPLES = 20_000
@@ -109,8 +109,12 @@ def choose_beta(
         looked_at = jax.random.choice(key, looked_at, (_SAMPLES,), replace=False)
 
     def disagreement(beta: Any) -> Array:
-        pick = select(fuzzy_set, scores, ratio, labels=labels, strata=strata, beta=beta)
-        count = _disagreement(points, codes, pick.kept, looked_at)
+        if labels is None:
+            kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
+        else:
+            groups = {"labels": labels, "strata": strata}
+            kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
+        count = _disagreement(points, codes, kept, looked_at)
         return count.astype(points.dtype)
 
     most = (1 + tolerance) * disagreement(0.0) + _ROUNDING

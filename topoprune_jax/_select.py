@@ -105,16 +105,32 @@ def select(
     zeros = jnp.zeros(n, jnp.int32)
     codes = zeros if labels is None else checks.check_labels(labels, n)
     groups = codes if strata is None else checks.check_labels(strata, n, name="strata")
-    dtype = fuzzy_set.memberships.dtype
-    own = jnp.exp(-jnp.asarray(beta, dtype) * group_rank(values, groups).astype(dtype))
+    own = _weights(fuzzy_set, values, groups, beta)
     if weights is not None:
         hint = "A weight of 0 leaves a sample uncovered."
         given = checks.check_nonnegative(weights, n, name="weights", hint=hint)
-        own = own * jnp.asarray(given, dtype)
+        own = own * jnp.asarray(given, own.dtype)
     weights = own
     coverage = greedy_coverage(fuzzy_set, weights, codes, progress=progress)
     order = interleave(coverage, codes)
     return Selection(order, order[:n_kept], order[n_kept:], weights)
+
+
+def _weights(fuzzy_set: FuzzySimplicialSet, values: Array, groups: Array, beta) -> Array:
+    dtype = fuzzy_set.memberships.dtype
+    return jnp.exp(-jnp.asarray(beta, dtype) * group_rank(values, groups).astype(dtype))
+
+
+def kept_by_strata(
+    fuzzy_set: FuzzySimplicialSet, scores: ArrayInput, ratio: float, *, strata: ArrayInput, beta
+) -> Int[Array, " m"]:
+    """What `select` keeps without labels, found without ordering the others."""
+    n = fuzzy_set.n_points
+    values = checks.check_ranks(scores, n, name="scores")
+    groups = checks.check_labels(strata, n, name="strata")
+    m = kept_count(n, ratio)
+    weights = _weights(fuzzy_set, values, groups, beta)
+    return greedy_coverage(fuzzy_set, weights, jnp.zeros(n, jnp.int32), n_picks=m)[:m]
 
 
 def kept_count(n: int, ratio: float) -> int:
@@ -212,9 +228,12 @@ def greedy_coverage(
     weights: Float[Array, " n"],
     codes: Int[Array, " n"],
     *,
+    n_picks: int | None = None,
     progress: Progress | None = None,
 ) -> Int[Array, " n"]:
     """The greedy order of weighted coverage; edges between different codes do not count.
+
+    At least `n_picks` of its places are filled, the first ones; all unless given.
 
     Lazy (Minoux 1978): gains only fall, so an old gain is a bound. The samples that lead the blocks
     of the largest bounds are evaluated anew, and the largest of all is picked once it is fresh.
@@ -225,7 +244,7 @@ def greedy_coverage(
     edges, state = _start(fuzzy_set, weights, codes)
     traced = checks.is_traced(state.covered)
     per_call = n if traced else _PICKS_PER_CALL
-    for done in range(0, n, per_call):
+    for done in range(0, n if n_picks is None else n_picks, per_call):
         if progress is not None:
             jax.block_until_ready(state.count)
             progress("selection", done, n)
