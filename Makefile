@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all docs lint format clean
 .DELETE_ON_ERROR:
 
 .venv/bin/python:
@@ -18,6 +18,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+.venv/.docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 demo: .venv/.demo
 	$(BIN)/topoprune demo --out demo-output
 
@@ -26,6 +30,10 @@ test: .venv/.dev lint
 
 test-all: .venv/.dev lint
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Stops at any warning; the pages are in site/.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -37,4 +45,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv demo-output site

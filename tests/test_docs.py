@@ -24,8 +24,9 @@ MODULES = sorted(
 )
 
 
-def test_readme_code_prints_what_it_says():
-    blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize("page", ["README.md", "docs/settings.md", "docs/scaling.md"])
+def test_code_prints_what_it_says(page):
+    blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(), re.S)
     namespace, printed, runs = {}, None, 0
     for language, text in blocks:
         if language == "python":
@@ -37,6 +38,36 @@ def test_readme_code_prints_what_it_says():
             assert text == printed
             printed = None
     assert runs >= 2
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {path: path.read_text() for path in tmp_path.rglob("*.html")}
+    assert len(pages) > 10
+    method = pages[tmp_path / "method" / "index.html"]
+    assert method.count("<math") >= 5
+    assert "arithmatex" not in method
+    reference = "".join(text for path, text in pages.items() if "reference" in path.parts)
+    for name, value in vars(topoprune_jax).items():
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith(
+            "topoprune_jax"
+        ):
+            assert f'id="topoprune_jax.{name}"' in reference, name
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert str(page.relative_to(ROOT / "docs")) in menu
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from ._types import Array
 class Generators(eqx.Module):
     """Which edges create and destroy each class: the part of a diagram that has no derivative.
 
-    Made by [`rips_generators`][], measured by [`diagram_from_generators`][]. Shapes are those of
+    Made by `rips_generators`, measured by `diagram_from_generators`. Shapes are those of
     one point cloud; `jax.vmap` puts batch axes in front.
     """
 

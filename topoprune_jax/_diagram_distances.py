@@ -12,13 +12,14 @@ def bottleneck_distance(first: Diagram, second: Diagram, *, dim: int) -> float:
     r"""The bottleneck distance of two diagrams: the farthest that any bar must move.
 
     $$d_B = \min_{\gamma} \max_{x} \lVert x - \gamma(x) \rVert_\infty$$
+
     over matchings $\gamma$ of the bars, which may be matched to the diagonal; infinity if there are
     not as many essential classes. Edelsbrunner and Harer, *Computational Topology* (2010), VIII.2.
     Exact, by gudhi, in its part under the GPL v3. It is at most twice the farthest that a point was
     moved.
 
     For evaluation: a float from the host, neither traceable nor differentiable; for losses see
-    [`sliced_wasserstein`][].
+    `sliced_wasserstein`.
 
     **Arguments:** `first`, `second`: diagrams of one point cloud each; `dim`: the dimension.
 
@@ -29,10 +30,13 @@ def bottleneck_distance(first: Diagram, second: Diagram, *, dim: int) -> float:
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import bottleneck_distance, vietoris_rips
         >>> short, long = (vietoris_rips([[0.0], [x]], dims=(0,)) for x in (1.0, 1.5))
         >>> round(bottleneck_distance(short, long, dim=0), 6)
         0.5
+
+        ```
     """
     return bottleneck(_bars(first, dim, "first"), _bars(second, dim, "second"))
 
@@ -42,25 +46,29 @@ def wasserstein_distance(first: Diagram, second: Diagram, *, dim: int, order: fl
 
     $$W_q = \Bigl( \min_{\gamma} \sum_x \lVert x - \gamma(x) \rVert_\infty^q \Bigr)^{1/q},
     \qquad q = \texttt{order},$$
+
     over matchings $\gamma$ of the bars, which may be matched to the diagonal; infinity if there are
     not as many essential classes. Edelsbrunner and Harer, *Computational Topology* (2010), VIII.2.
     Exact, by an optimal assignment: some seconds for two thousand bars.
 
     For evaluation: a float from the host, neither traceable nor differentiable; for losses see
-    [`sliced_wasserstein`][].
+    `sliced_wasserstein`.
 
-    **Arguments:** as for [`bottleneck_distance`][]; `order`: q, at least 1.
+    **Arguments:** as for `bottleneck_distance`; `order`: q, at least 1.
 
     **Returns:** a float, in the unit of the points.
 
-    **Raises:** as [`bottleneck_distance`][], and for an `order` below 1.
+    **Raises:** as `bottleneck_distance`, and for an `order` below 1.
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import vietoris_rips, wasserstein_distance
         >>> short, long = (vietoris_rips([[0.0], [x]], dims=(0,)) for x in (1.0, 1.5))
         >>> wasserstein_distance(short, long, dim=0)
         0.5
+
+        ```
     """
     order = check_number(order, name="order", low=1)
     return wasserstein(_bars(first, dim, "first"), _bars(second, dim, "second"), order=order)

@@ -44,7 +44,7 @@ def rips_from_distances(
 ) -> Diagram:
     r"""Persistent homology of the Vietoris-Rips filtration of any dissimilarities.
 
-    As [`vietoris_rips`][], with $b = D_{uv}$ and $d = D_{u'v'}$ in place of Euclidean distances. No
+    As `vietoris_rips`, with $b = D_{uv}$ and $d = D_{u'v'}$ in place of Euclidean distances. No
     triangle inequality is needed.
 
     Differentiable in `distances` in every mode, under every transformation; the cotangent goes to
@@ -54,9 +54,9 @@ def rips_from_distances(
 
     - `distances`: `(n, n)`, symmetric, not negative, 0 on the diagonal; infinity where two points
       are never joined. While JAX traces only the entries above the diagonal are looked at.
-    - `dims`, `max_edge_length`, `capacity`: as for [`vietoris_rips`][].
+    - `dims`, `max_edge_length`, `capacity`: as for `vietoris_rips`.
 
-    **Returns:** a [`Diagram`][]; with NaN or negative entries under a transformation one of NaN and
+    **Returns:** a `Diagram`; with NaN or negative entries under a transformation one of NaN and
     `RESULTS.not_finite`.
 
     **Raises:** TypeError or ValueError for distances that are no such matrix, and for options out
@@ -64,11 +64,14 @@ def rips_from_distances(
 
     !!! example
 
+        ```python
         >>> import topoprune_jax as tp
         >>> around = [[0, 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1], [1, 2, 1, 0]]
         >>> diagram = tp.rips_from_distances(around, dims=(1,))
         >>> float(diagram.births[0]), float(diagram.deaths[0])
         (1.0, 2.0)
+
+        ```
     """
     matrix = _check_distances(distances)
     dims = check_dims(dims)
@@ -92,10 +95,12 @@ def weighted_rips(
 
     A point of weight $w_i$ enters at $2 w_i$ and an edge when both its ends are there and their
     balls of radius $t/2 - w$ meet:
+
     $$f(i) = 2 w_i, \qquad f(i, j) = \max(2 w_i,\, 2 w_j,\, \lVert x_i - x_j \rVert + w_i + w_j).$$
+
     With weights that are large where points are few, outliers enter late. Buchet, Chazal, Oudot and
     Sheehy (2016), section 5, in the scale of gudhi's `WeightedRipsComplex`. With the weights of
-    [`distance_to_measure`][] it is the DTM filtration (Anai et al. 2020, with p = 1).
+    `distance_to_measure` it is the DTM filtration (Anai et al. 2020, with p = 1).
 
     Differentiable in `points` and `weights` in every mode, under every transformation.
 
@@ -104,9 +109,9 @@ def weighted_rips(
     - `points`: `(n, d)`.
     - `weights`: `(n,)`, not negative.
     - `max_filtration`: nothing enters beyond this value.
-    - `dims`, `capacity`: as for [`vietoris_rips`][].
+    - `dims`, `capacity`: as for `vietoris_rips`.
 
-    **Returns:** a [`Diagram`][]. Of two components that meet the one dies that was born later, ties
+    **Returns:** a `Diagram`. Of two components that meet the one dies that was born later, ties
     by index.
 
     **Raises:** TypeError or ValueError for arrays of wrong shape or values, and options out of
@@ -114,10 +119,13 @@ def weighted_rips(
 
     !!! example
 
+        ```python
         >>> import topoprune_jax as tp
         >>> diagram = tp.weighted_rips([[0.0], [3.0]], [0.0, 1.0], dims=(0,))
         >>> diagram.births.tolist(), diagram.deaths.tolist()
         ([0.0, 2.0], [inf, 4.0])
+
+        ```
     """
     points = check_points(points)
     weights = check_nonnegative(
@@ -144,12 +152,13 @@ def distance_to_measure(
 
     $$w_i = \Bigl( \frac{1}{k + 1} \sum_{j \in N_k(i) \cup \{i\}} \lVert x_i - x_j \rVert^2
     \Bigr)^{1/2}, \qquad k = \texttt{n\_neighbors}.$$
+
     Chazal, Cohen-Steiner and Merigot, *Geometric inference for probability measures* (2011). It is
     1-Lipschitz in each point, and one outlier moves it little: that is what makes the DTM
     filtration, `weighted_rips(points, distance_to_measure(points, n_neighbors=k))`, robust.
 
     Differentiable in `points` (which points are neighbors has no derivative). Works under `jit` and
-    `vmap`. Memory is that of [`knn_graph`][].
+    `vmap`. Memory is that of `knn_graph`.
 
     **Arguments:**
 
@@ -164,9 +173,12 @@ def distance_to_measure(
 
     !!! example
 
+        ```python
         >>> import topoprune_jax as tp
         >>> tp.distance_to_measure([[0.0], [0.0], [2.0]], n_neighbors=1).tolist()
         [0.0, 0.0, 1.4142135381698608]
+
+        ```
     """
     points = check_points(points, min_points=2)
     n = points.shape[0]
@@ -194,7 +206,7 @@ def graph_components(
     The minimum spanning forest of the graph by Boruvka's method (1926), on the device in
     O(n k log n) time and O(n k) memory: 100,000 points with 15 neighbors are no trouble. Wherever
     the graph holds the minimum spanning tree of the points, which a kNN graph of clustered data
-    does but for the longest edges, the bars are those of [`vietoris_rips`][]; each connected
+    does but for the longest edges, the bars are those of `vietoris_rips`; each connected
     component of the graph has one essential class.
 
     Differentiable in `points` in every mode: both ends of an edge of the forest are pulled. Works
@@ -208,18 +220,21 @@ def graph_components(
     - `max_edge_length`: longer edges do not enter.
     - `capacity`: number of slots, by default n.
 
-    **Returns:** a [`Diagram`][] of dimension 0.
+    **Returns:** a `Diagram` of dimension 0.
 
     **Raises:** TypeError or ValueError for bad points, a graph of other points, or options out of
     range.
 
     !!! example
 
+        ```python
         >>> import topoprune_jax as tp
         >>> points = [[0.0], [1.0], [5.0], [7.0]]
         >>> diagram = tp.graph_components(points, tp.knn_graph(points, n_neighbors=1))
         >>> diagram.deaths.tolist()
         [inf, inf, 2.0, 1.0]
+
+        ```
     """
     points = check_points(points)
     _check_same_points(graph, points.shape[0])
@@ -242,6 +257,7 @@ def lower_star(
     r"""Persistent homology of the sublevel sets of a function on the vertices of a graph.
 
     $$f(u) = \texttt{values}_u, \qquad f(u, v) = \max(f(u), f(v)).$$
+
     A component is born at a local minimum and dies where it meets one that is lower; a loop of the
     graph is born with its last edge and never dies. For superlevel sets, as of a density, pass
     `-values`. Edelsbrunner and Harer, *Computational Topology* (2010), VI.3; the clusters of Chazal
@@ -253,12 +269,12 @@ def lower_star(
     **Arguments:**
 
     - `values`: `(n,)`.
-    - `edges`: `(m, 2)` pairs of vertices, or a [`NeighborGraph`][]. A pair with a negative index is
+    - `edges`: `(m, 2)` pairs of vertices, or a `NeighborGraph`. A pair with a negative index is
       left out.
     - `dims`: homology dimensions, out of 0 and 1.
     - `capacity`: slots per dimension; by default n in dimension 0 and m in dimension 1.
 
-    **Returns:** a [`Diagram`][], whose generators are rows (birth u, u, death v, v). Bars of length
+    **Returns:** a `Diagram`, whose generators are rows (birth u, u, death v, v). Bars of length
     0 are left out; ties between values are broken by index.
 
     **Raises:** TypeError or ValueError for values or edges of wrong shape, and edges to vertices
@@ -266,10 +282,13 @@ def lower_star(
 
     !!! example
 
+        ```python
         >>> import topoprune_jax as tp
         >>> valley = tp.lower_star([0.0, 3.0, 1.0], [[0, 1], [1, 2]])
         >>> valley.births.tolist(), valley.deaths.tolist()
         ([0.0, 1.0, 0.0], [inf, 3.0, 0.0])
+
+        ```
     """
     values = as_array(values, name="values")
     if values.ndim != 1 or values.shape[0] == 0:

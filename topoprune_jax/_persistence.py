@@ -47,7 +47,9 @@ def vietoris_rips(
     At scale $t$ the complex holds every set of points whose pairwise distances are at most $t$;
     homology over the field $\mathbb{Z}/2$. A class of dimension $\geq 1$ is born with the edge
     $(u, v)$ and dies with the edge $(u', v')$ that its generators name:
+
     $$b = \lVert x_u - x_v \rVert, \qquad d = \lVert x_{u'} - x_{v'} \rVert.$$
+
     Components (dimension 0) are born at 0 and die with the edges of a minimum spanning tree. Bars
     of zero length are left out. Edelsbrunner and Harer, *Computational Topology* (2010), chapters
     III and VII; Bauer, *Ripser* (2021).
@@ -55,7 +57,7 @@ def vietoris_rips(
     Differentiable in `points` in reverse mode, any number of times: every cotangent goes to the end
     points of the generators only, and zero-length edges and infinite deaths contribute 0. Where
     distances tie, ties are broken by index, which yields one element of the subdifferential. For
-    forward mode see [`diagram_from_generators`][].
+    forward mode see `diagram_from_generators`.
 
     Works under `jit`, `vmap`, `grad`, `scan`, `checkpoint` and `shard_map`. Dimension 0 is computed
     on the device. Higher ones make one host call for a whole `vmap`, however nested. Memory is that
@@ -72,9 +74,9 @@ def vietoris_rips(
       each of `dims`.
     - `metric`: `"euclidean"`, or `"cosine"` for $1 - \cos(x_u, x_v)$, half the squared distance of
       the points divided by their lengths, which is how it is computed. For other dissimilarities
-      see [`rips_from_distances`][].
+      see `rips_from_distances`.
 
-    **Returns:** a [`Diagram`][]. If there are more bars than slots the most persistent are kept,
+    **Returns:** a `Diagram`. If there are more bars than slots the most persistent are kept,
     `count` holds the true number and `result` is `RESULTS.capacity_exceeded`. Under a
     transformation a cloud with NaN or infinity gets a diagram of NaN and `RESULTS.not_finite`, and
     its neighbors in a batch are not affected.
@@ -85,12 +87,15 @@ def vietoris_rips(
 
     !!! example
 
+        ```python
         >>> import jax.numpy as jnp
         >>> from topoprune_jax import vietoris_rips
         >>> square = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
         >>> diagram = vietoris_rips(square, dims=(1,))
         >>> int(diagram.count[0]), float(diagram.births[0]), round(float(diagram.deaths[0]), 4)
         (1, 1.0, 1.4142)
+
+        ```
     """
     points, options = _check(points, dims, max_edge_length, capacity, metric)
     return _vietoris_rips(points, **options)
@@ -106,16 +111,19 @@ def rips_generators(
 ) -> Generators:
     """The edges that create and destroy each class of the Vietoris-Rips filtration, as integers.
 
-    The first half of [`vietoris_rips`][], whose arguments and errors it shares. It has no
+    The first half of `vietoris_rips`, whose arguments and errors it shares. It has no
     derivative.
 
     !!! example
 
+        ```python
         >>> import jax.numpy as jnp
         >>> from topoprune_jax import rips_generators
         >>> square = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
         >>> rips_generators(square, dims=(1,)).edges[0].tolist()
         [2, 3, 0, 2]
+
+        ```
     """
     points, options = _check(points, dims, max_edge_length, capacity, metric)
     return _generators(points, **options)
@@ -124,20 +132,21 @@ def rips_generators(
 def diagram_from_generators(points: ArrayInput, generators: Generators) -> Diagram:
     """Measures known generators at `points`, in plain JAX: differentiable in every mode.
 
-    The second half of [`vietoris_rips`][]:
+    The second half of `vietoris_rips`:
     `diagram_from_generators(points, rips_generators(points))` is the same diagram, through which
     `jax.jvp`, `jax.jacfwd` and `jax.hessian` go as well. At other points it is the diagram that the
     same pairing of edges gives there, which is exact as long as the order of the edges is the same.
 
     **Arguments:** `points (n, d)`; `generators` of a cloud of `n` points.
 
-    **Returns:** a [`Diagram`][] with the count and result of `generators`.
+    **Returns:** a `Diagram` with the count and result of `generators`.
 
     **Raises:** TypeError or ValueError for points that are no finite 2-D array of numbers, and for
     generators of another type or of another number of points.
 
     !!! example
 
+        ```python
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from topoprune_jax import diagram_from_generators, rips_generators
@@ -145,6 +154,8 @@ def diagram_from_generators(points: ArrayInput, generators: Generators) -> Diagr
         >>> generators = rips_generators(pair, dims=(0,))
         >>> jax.jacfwd(lambda x: diagram_from_generators(x, generators).deaths[1])(pair).tolist()
         [[-1.0], [1.0]]
+
+        ```
     """
     points = check_points(points)
     check_instance(

@@ -30,7 +30,7 @@ def total_persistence(
 
     **Arguments:**
 
-    - `diagram`: a [`Diagram`][], of one point cloud or of a batch.
+    - `diagram`: a `Diagram`, of one point cloud or of a batch.
     - `power`: p > 0.
     - `dims`: the homology dimensions to sum over, by default all of the diagram.
 
@@ -41,11 +41,14 @@ def total_persistence(
 
     !!! example
 
+        ```python
         >>> import jax.numpy as jnp
         >>> from topoprune_jax import total_persistence, vietoris_rips
         >>> line = jnp.array([[0.0], [1.0], [3.0]])
         >>> float(total_persistence(vietoris_rips(line, dims=(0,)), power=2.0))
         5.0
+
+        ```
     """
     _check_diagram(diagram)
     power = check_power(power)
@@ -69,7 +72,7 @@ def persistent_entropy(
     the logarithm of their number. Essential classes and empty slots contribute 0. Differentiable in
     the births and deaths.
 
-    **Arguments:** `diagram`, `dims`: as for [`total_persistence`][].
+    **Arguments:** `diagram`, `dims`: as for `total_persistence`.
 
     **Returns:** a scalar for each point cloud, in nats; 0 without any bar, NaN if its diagram is.
 
@@ -77,10 +80,13 @@ def persistent_entropy(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import persistent_entropy, vietoris_rips
         >>> diagram = vietoris_rips([[0.0], [1.0], [2.0], [3.0], [4.0]], dims=(0,))
         >>> round(float(persistent_entropy(diagram)), 4)  # log 4
         1.3863
+
+        ```
     """
     lifetimes, kept = _finite_bars(diagram, dims)
     # NaN must reach the sum, and a share of 0 must not reach the logarithm.
@@ -97,6 +103,7 @@ def betti_curve(
 
     $$\beta(t) = \sum_i 1[b_i \le t < d_i], \qquad \beta_s(t) =
     \sum_i \sigma\Bigl(\frac{t - b_i}{s}\Bigr)\, \sigma\Bigl(\frac{d_i - t}{s}\Bigr),$$
+
     the second with `smoothing` s, where $\sigma$ is the logistic function: it tends to the first as
     s tends to 0 and has a derivative, which the first has not. Essential classes stay alive.
 
@@ -115,10 +122,13 @@ def betti_curve(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import betti_curve, vietoris_rips
         >>> diagram = vietoris_rips([[0.0], [1.0], [3.0]], dims=(0,))
         >>> betti_curve(diagram, [0.5, 1.5, 2.5], dim=0).tolist()
         [3.0, 2.0, 1.0]
+
+        ```
     """
     births, deaths, exists = _bars_of(diagram, dim)
     t = _check_grid(grid, births.dtype)
@@ -146,7 +156,7 @@ def persistence_landscape(
     moves by at most the bottleneck distance of the diagrams. Essential classes are left out.
     Differentiable in the births and deaths, but where tents cross.
 
-    **Arguments:** `diagram`, `grid`, `dim`: as for [`betti_curve`][]; `n_layers`: l, at least 1.
+    **Arguments:** `diagram`, `grid`, `dim`: as for `betti_curve`; `n_layers`: l, at least 1.
 
     **Returns:** `(l, t)` for each point cloud; NaN if its diagram is.
 
@@ -154,10 +164,13 @@ def persistence_landscape(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import persistence_landscape, vietoris_rips
         >>> diagram = vietoris_rips([[0.0], [1.0], [3.0]], dims=(0,))
         >>> persistence_landscape(diagram, [0.5, 1.0], dim=0, n_layers=2).tolist()
         [[0.5, 1.0], [0.5, 0.0]]
+
+        ```
     """
     n_layers = check_count(n_layers, name="n_layers", low=1)
     tents = _tents(diagram, grid, dim)[0]
@@ -179,7 +192,7 @@ def persistence_silhouette(
     Chazal, Fasy, Lecci, Rinaldo and Wasserman, *Stochastic convergence of persistence landscapes
     and silhouettes* (2014). Essential classes are left out. Differentiable in births and deaths.
 
-    **Arguments:** `diagram`, `grid`, `dim`: as for [`betti_curve`][]; `power`: p > 0.
+    **Arguments:** `diagram`, `grid`, `dim`: as for `betti_curve`; `power`: p > 0.
 
     **Returns:** `(t,)` for each point cloud; 0 without any bar, NaN if its diagram is.
 
@@ -187,10 +200,13 @@ def persistence_silhouette(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import persistence_silhouette, vietoris_rips
         >>> diagram = vietoris_rips([[0.0], [1.0], [3.0]], dims=(0,))
         >>> persistence_silhouette(diagram, [0.5, 1.0], dim=0).tolist()
         [0.5, 0.6666666865348816]
+
+        ```
     """
     power = check_power(power)
     tents, lifetimes = _tents(diagram, grid, dim)
@@ -216,12 +232,13 @@ def persistence_image(
     $$I(P) = \sum_i w(l_i) \int_P \frac{1}{2 \pi s^2}
     e^{-((x - b_i)^2 + (y - l_i)^2) / 2 s^2}\, dx\, dy, \qquad l_i = d_i - b_i, \quad
     w(l) = (l / l_{max})^p,$$
+
     where $l_{max}$ is the upper end of `lifetime_range`. Adams et al., *Persistence images* (2017).
     The integrals are exact. Essential classes are left out. Differentiable in births and deaths.
 
     **Arguments:**
 
-    - `diagram`, `dim`: as for [`betti_curve`][].
+    - `diagram`, `dim`: as for `betti_curve`.
     - `birth_range`, `lifetime_range`: lower and upper end, in the unit of the points.
     - `resolution`: (r, s), number of pixels along births and along lifetimes.
     - `bandwidth`: s > 0, in the unit of the points.
@@ -234,12 +251,15 @@ def persistence_image(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import persistence_image, vietoris_rips
         >>> square = vietoris_rips([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
         >>> ranges = {"birth_range": (0.0, 2.0), "lifetime_range": (0.0, 1.0)}
         >>> image = persistence_image(square, dim=1, **ranges, resolution=(4, 2), bandwidth=0.01)
         >>> [round(float(row.sum()), 3) for row in image]
         [0.0, 0.207, 0.207, 0.0]
+
+        ```
     """
     power = check_power(power)
     births, deaths, exists = _bars_of(diagram, dim)
@@ -272,6 +292,7 @@ def sliced_wasserstein(
 
     $$SW = \frac{1}{M} \sum_{m=1}^{M} W_1\bigl(\langle A \cup \Delta B, \theta_m \rangle,
     \langle B \cup \Delta A, \theta_m \rangle\bigr),$$
+
     where $\Delta$ projects onto the diagonal, $\theta_m$ are directions spread evenly over a half
     circle, and $W_1$ on a line is the distance of the sorted values. Carriere, Cuturi and Oudot,
     *Sliced Wasserstein kernel for persistence diagrams* (2017), definition 3.1. Essential classes
@@ -289,12 +310,15 @@ def sliced_wasserstein(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax import sliced_wasserstein, vietoris_rips
         >>> short, long = (vietoris_rips([[0.0], [x]], dims=(0,)) for x in (1.0, 1.5))
         >>> float(sliced_wasserstein(short, short, dim=0))
         0.0
         >>> round(float(sliced_wasserstein(short, long, dim=0, n_directions=1000)), 3)
         0.454
+
+        ```
     """
     n_directions = check_count(n_directions, name="n_directions", low=1)
     ours, theirs = (_finite_points(diagram, dim) for diagram in (first, second))

@@ -81,13 +81,14 @@ def optimize_topology(
     - `step_scale`: `(n,)`, not negative; by default 1.
     - `key`: typed PRNG key, required for subsets.
 
-    **Returns:** a [`TopologicalOptimization`][].
+    **Returns:** a `TopologicalOptimization`.
 
     **Raises:** TypeError or ValueError for bad points, counts, `step_scale` or `key`, a loss that
     is no scalar, and when the loss or a point is no finite number after some step.
 
     !!! example
 
+        ```python
         >>> import optax
         >>> from topoprune_jax import optimize_topology, total_persistence, vietoris_rips
         >>> def spread(x):
@@ -97,6 +98,8 @@ def optimize_topology(
         ... )
         >>> moved.points.tolist(), moved.losses.tolist()
         ([[0.25], [0.75]], [1.0, 0.75])
+
+        ```
     """
     points = check_points(points)
     n = points.shape[0]

@@ -35,8 +35,10 @@ def alpha_complex(
     At radius $r$ it has the topology of the union of balls of radius $r$ around the points, with
     far fewer simplices than a Vietoris-Rips complex: those of the Delaunay triangulation. A simplex
     $\sigma$ that creates or destroys a class enters at the radius of its circumsphere,
+
     $$r(\sigma)^2 = b^T G^{-1} b, \quad G_{ij} = \langle x_i - x_0, x_j - x_0 \rangle, \quad
     b_i = G_{ii} / 2.$$
+
     Edelsbrunner and Harer, *Computational Topology* (2010), III.4. The values are the square roots
     of gudhi's default ones, in the unit of the points.
 
@@ -49,9 +51,9 @@ def alpha_complex(
 
     - `points`: `(n, 2)` or `(n, 3)`. Copies of a point count once.
     - `dims`: homology dimensions, less than that of the points.
-    - `capacity`: as for [`vietoris_rips`][]; by default n slots for dimension 0 and 2n for others.
+    - `capacity`: as for `vietoris_rips`; by default n slots for dimension 0 and 2n for others.
 
-    **Returns:** a [`Diagram`][] whose generators are (p, 8): the up to four vertices of the simplex
+    **Returns:** a `Diagram` whose generators are (p, 8): the up to four vertices of the simplex
     that creates the class, then of the one that destroys it, filled up with -1.
 
     **Raises:** TypeError or ValueError for points that are no finite array of two or three columns,
@@ -59,11 +61,14 @@ def alpha_complex(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax.alpha import alpha_complex
         >>> square = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
         >>> diagram = alpha_complex(square, dims=(1,))
         >>> float(diagram.births[0]), round(float(diagram.deaths[0]), 4)
         (0.5, 0.7071)
+
+        ```
     """
     points = check_points(points)
     if points.shape[1] not in (2, 3):

@@ -83,6 +83,7 @@ def extract_features(
 
     !!! example
 
+        ```python
         >>> import jax, numpy as np, equinox as eqx
         >>> from topoprune_jax.training import extract_features
         >>> model = eqx.nn.MLP(4, 3, width_size=8, depth=1, key=jax.random.key(0))
@@ -93,6 +94,8 @@ def extract_features(
         ...     return jax.nn.relu(model.layers[0](x))
         >>> extract_features(model, inputs, method=hidden, batch_size=4).shape
         (10, 8)
+
+        ```
 
     With Flax, give the module a method that stops at the layer (`method="features"`), or take what
     it stores on the way:
@@ -394,6 +397,7 @@ def epoch_batches(
 
     !!! example
 
+        ```python
         >>> import jax, numpy as np
         >>> from topoprune_jax.training import epoch_batches
         >>> images = np.arange(100.0)
@@ -404,6 +408,8 @@ def epoch_batches(
         (2,)
         >>> epoch_batches(kept, 2, key=key, epoch=0, n_steps=10).shape
         (10, 2)
+
+        ```
     """
     indices = _check_kept(kept)
     m = indices.shape[0]
@@ -476,10 +482,13 @@ class KeptSource:
 
     !!! example
 
+        ```python
         >>> from topoprune_jax.training import KeptSource
         >>> kept = KeptSource(["a", "b", "c", "d"], [3, 1])
         >>> len(kept), kept[0], kept.__getitems__([0, 1])
         (2, 'd', ['d', 'b'])
+
+        ```
     """
 
     def __init__(self, source: Any, kept: ArrayInput):
@@ -520,8 +529,10 @@ def topological_loss(
     With the distance matrices $A^X$ of the reference and $A^Z$ of the latent points, and edges
     $\pi$ that create and destroy the finite classes of their Vietoris-Rips filtrations (in
     dimension 0 those of a minimum spanning tree),
+
     $$\mathcal{L} = \frac12 \lVert A^X[\pi^X] - A^Z[\pi^X] \rVert^2
     + \frac12 \lVert A^Z[\pi^Z] - A^X[\pi^Z] \rVert^2.$$
+
     Moor, Horn, Rieck and Borgwardt, *Topological Autoencoders* (ICML 2020, arXiv 1906.00722),
     section 3.3, equations 2 and 3, who use dimension 0. It is a sum over about 2n edges, in squared
     units of length: divide by the number of points, and bring both spaces to one scale, to make
@@ -546,9 +557,12 @@ def topological_loss(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax.training import topological_loss
         >>> float(topological_loss([[0.0], [1.0], [3.0]], [[0.0], [1.0], [4.0]]))  # 1/2 + 1/2
         1.0
+
+        ```
     """
     latents = checks.check_points(latents, name="latents")
     reference = checks.check_points(reference, name="reference").astype(latents.dtype)
@@ -579,6 +593,7 @@ def persistence_regularizer(
     r"""The total persistence of a batch, or of a random subset of it, per point.
 
     $$R_p = \frac1m \sum_{(b, d) \in \mathrm{Dgm}(Z_S),\; d < \infty} (d - b)^p$$
+
     with the Vietoris-Rips persistence of m of the n latent points, drawn without replacement. In
     dimension 0 and for p = 1 it is the length of a minimum spanning tree over m. Minimizing it
     draws what is connected together; minimizing its negative spreads points out (dimension 0) or
@@ -608,9 +623,12 @@ def persistence_regularizer(
 
     !!! example
 
+        ```python
         >>> from topoprune_jax.training import persistence_regularizer
         >>> float(persistence_regularizer([[0.0], [1.0], [3.0], [9.0]]))  # (1 + 2 + 6) / 4
         2.25
+
+        ```
     """
     latents = checks.check_points(latents, name="latents")
     n = latents.shape[0]
