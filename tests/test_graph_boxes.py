@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import topoprune_jax as tp
+from topoprune_jax import _graph
 from topoprune_jax import _graph_boxes as boxes
 from topoprune_jax._graph_exact import exact_neighbors
 
@@ -71,11 +72,19 @@ def test_other_dimensions(rng, d):
     assert_same(*both(rng.normal(size=(N // 3, d)), 5))
 
 
-def test_knn_graph_uses_it_where_it_pays(rng):
+def test_knn_graph_uses_it_where_it_pays(rng, monkeypatch):
+    used = []
+
+    def spy(*args, **options):
+        used.append(options["stage"])
+        return boxes.box_neighbors(*args, **options)
+
+    monkeypatch.setattr(_graph, "box_neighbors", spy)
     points = jnp.asarray(rng.normal(size=(boxes._MIN_POINTS, 2)), jnp.float32)
     assert boxes.is_worthwhile(points, 5)
     calls = []
     graph = tp.knn_graph(points, n_neighbors=5, progress=lambda *call: calls.append(call))
+    assert used == ["neighbors"]
     assert calls[0] == ("neighbors", 0, calls[-1][2])
     assert calls[-1][1] == calls[-1][2]
     rows = rng.integers(0, len(points), 50)

@@ -6,9 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from scipy.stats import rankdata
 
 from . import _checks as checks
+from ._compare import compare_rankings
 from ._rank import Ranking
 from ._types import ArrayInput, Key, Progress
 
@@ -111,7 +111,7 @@ def ranking_stability(
                 again = rank_again(_noisy(values, level, change), key)
             else:
                 again = rank_again(values, change)
-            pairs.append((_overlap(ranking, again), _spearman(ranking.scores, again.scores)))
+            pairs.append(_agreement(ranking, again))
             done += 1
         overlaps.append(tuple(overlap for overlap, _ in pairs))
         correlations.append(tuple(correlation for _, correlation in pairs))
@@ -132,14 +132,14 @@ def _noisy(values: Any, level: float, key: Key) -> np.ndarray:
     return unit * np.where(largest > 0, largest, 1)
 
 
-def _overlap(ranking: Ranking, other: Ranking) -> float:
-    kept, again = np.asarray(ranking.kept), np.asarray(other.kept)
-    shared = len(np.intersect1d(kept, again))
-    return shared / (len(kept) + len(again) - shared)
-
-
-def _spearman(scores: Any, others: Any) -> float:
-    first, second = (rankdata(np.asarray(values)) for values in (scores, others))
-    first, second = first - first.mean(), second - second.mean()
-    spread = np.sqrt((first**2).sum() * (second**2).sum())
-    return float((first * second).sum() / spread) if spread > 0 else float("nan")
+def _agreement(ranking: Ranking, other: Ranking) -> tuple[float, float]:
+    """Jaccard index of what both keep, and rank correlation of their scores."""
+    both = compare_rankings(
+        ranking.order,
+        other.order,
+        scores_a=ranking.scores,
+        scores_b=other.scores,
+        ratios=(),
+        n_kept=[(len(ranking.kept), len(other.kept))],
+    )
+    return both.overlaps[0].jaccard, both.score_correlation
