@@ -8,7 +8,6 @@ import click
 
 from .. import __version__
 from ._console import (
-    LARGEST_SEED,
     StageTimer,
     bar_wanted,
     interruptible,
@@ -18,6 +17,7 @@ from ._console import (
     user_errors,
     warn,
 )
+from ._options import ranking_options
 
 
 @click.command("rank")
@@ -59,41 +59,7 @@ from ._console import (
     metavar="NAME",
     help="Your own names from this array or column of FEATURES instead.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, LARGEST_SEED),
-    default=0,
-    show_default=True,
-    help="The same seed gives the same ranking, bit for bit.",
-)
-@click.option(
-    "--n-neighbors",
-    type=int,
-    default=15,
-    show_default=True,
-    help="Neighbors of every sample in the graph that stands for the manifold.",
-)
-@click.option(
-    "--neighbors",
-    type=click.Choice(["exact", "projected", "blocks"]),
-    default="exact",
-    show_default=True,
-    help="How neighbors are found: all of them, or faster with many features or many samples.",
-)
-@click.option(
-    "--patch-size",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Samples in the neighborhood whose persistence is a sample's complexity.",
-)
-@click.option(
-    "--beta",
-    type=float,
-    default=None,
-    show_default="-1 with labels, without them chosen from the data",
-    help="How much simple neighborhoods are preferred, or complex ones below 0.",
-)
+@ranking_options
 @click.option("--quiet", is_flag=True, help="No progress bar and no table of times.")
 @click.option("--json", "as_json", is_flag=True, help="A summary for machines on stdout.")
 def rank_command(

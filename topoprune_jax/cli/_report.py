@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from ._console import LARGEST_SEED, StageTimer, bar_wanted, interruptible, user_errors, warn
+from ._console import StageTimer, bar_wanted, interruptible, user_errors, warn
+from ._options import ranking_options
 
 
 @click.command("report")
@@ -64,41 +65,7 @@ from ._console import LARGEST_SEED, StageTimer, bar_wanted, interruptible, user_
     help="Rank nine more times, with other seeds and with noise, and show how much stays.",
 )
 @click.option("--title", default="Which samples to keep", help="The heading of the page.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, LARGEST_SEED),
-    default=0,
-    show_default=True,
-    help="The same seed gives the same ranking, bit for bit.",
-)
-@click.option(
-    "--n-neighbors",
-    type=int,
-    default=15,
-    show_default=True,
-    help="Neighbors of every sample in the graph that stands for the manifold.",
-)
-@click.option(
-    "--neighbors",
-    type=click.Choice(["exact", "projected", "blocks"]),
-    default="exact",
-    show_default=True,
-    help="How neighbors are found: all of them, or faster with many features or many samples.",
-)
-@click.option(
-    "--patch-size",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Samples in the neighborhood whose persistence is a sample's complexity.",
-)
-@click.option(
-    "--beta",
-    type=float,
-    default=None,
-    show_default="-1 with labels, without them chosen from the data",
-    help="How much simple neighborhoods are preferred, or complex ones below 0.",
-)
+@ranking_options
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def report_command(
     features: str,

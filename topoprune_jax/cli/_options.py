@@ -1,0 +1,55 @@
+"""Options of a ranking, the same in every command that ranks."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ._console import LARGEST_SEED
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--seed",
+        type=click.IntRange(0, LARGEST_SEED),
+        default=0,
+        show_default=True,
+        help="The same seed gives the same ranking, bit for bit.",
+    ),
+    click.option(
+        "--n-neighbors",
+        type=int,
+        default=15,
+        show_default=True,
+        help="Neighbors of every sample in the graph that stands for the manifold.",
+    ),
+    click.option(
+        "--neighbors",
+        type=click.Choice(["exact", "projected", "blocks"]),
+        default="exact",
+        show_default=True,
+        help="How neighbors are found: all of them, or faster with many features or many samples.",
+    ),
+    click.option(
+        "--patch-size",
+        type=int,
+        default=64,
+        show_default=True,
+        help="Samples in the neighborhood whose persistence is a sample's complexity.",
+    ),
+    click.option(
+        "--beta",
+        type=float,
+        default=None,
+        show_default="-1 with labels, without them chosen from the data",
+        help="How much simple neighborhoods are preferred, or complex ones below 0.",
+    ),
+)
+
+
+def ranking_options(command: Command) -> Command:
+    """Gives a command `seed`, `n_neighbors`, `neighbors`, `patch_size` and `beta`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
