@@ -101,3 +101,15 @@ def test_not_inside_jit(rng):
 def _is_plain(points):
     assert not boxes.is_worthwhile(points, 5)
     return points
+
+
+def test_scores_of_their_parts_are_those_of_the_plain_search(rng, monkeypatch):
+    points = rng.normal(size=(N, 2)).astype(np.float32)
+    codes = rng.integers(0, 3, N)
+    plain = [tp.structural_complexity(points, patch_size=6, labels=y) for y in (None, codes)]
+    monkeypatch.setattr(boxes, "_MIN_POINTS", 100)
+    monkeypatch.setattr(boxes, "_TILES_PER_CALL", 5)
+    assert boxes.is_worthwhile(jnp.asarray(points), 5)
+    found = [tp.structural_complexity(points, patch_size=6, labels=y) for y in (None, codes)]
+    for one, other in zip(plain, found, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -111,7 +111,7 @@ def test_many_calls_give_what_one_gives(rng, monkeypatch):
     )
     np.testing.assert_array_equal(whole, parts)
     assert calls[-1] == ("complexity", 700, 700)
-    assert [done for stage, done, _ in calls if stage == "complexity"] == [0, 234, 468, 700]
+    assert [done for stage, done, _ in calls if stage == "complexity"] == [0, 256, 512, 700]
 
 
 def test_rejects_bad_options(rng):

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._graph_approximate import approximate_neighbors
-from ._graph_boxes import box_neighbors, is_worthwhile
-from ._graph_exact import Metric, exact_neighbors
+from ._graph_boxes import BoxSearch, box_neighbors, is_worthwhile
+from ._graph_exact import ExactSearch, Metric, exact_neighbors
 from ._types import Array, ArrayInput, Progress
 
 _METRICS = ("euclidean", "cosine", "inner_product")
@@ -356,3 +356,13 @@ def nearest_neighbors(
             points, k, method=method, metric=metric, codes=codes, stage=stage, progress=progress
         )
     )
+
+
+def neighbor_search(
+    points: Float[Array, "n d"], k: int, *, codes: Int[Array, " n"] | None
+) -> BoxSearch | ExactSearch:
+    """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
+    `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none."""
+    if is_worthwhile(points, k):
+        return BoxSearch(points, k, codes)
+    return ExactSearch(points, k, "euclidean", codes)

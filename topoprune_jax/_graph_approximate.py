@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from . import _checks as checks
 from . import _graph_exact as exact
-from ._distance import norm
+from ._distance import norm, varying_with
 from ._graph_exact import ROWS, Table
 from ._types import Array, Progress
 
@@ -27,7 +27,9 @@ _PCA_SAMPLE = 8192  # points that the axes are fitted to
 _POWERS = 3  # rounds of subspace iteration
 _SPLIT_POWERS = 2  # rounds of power iteration for the direction of a split
 _VOTES = 8  # blocks that each point of a tile votes for
+_PROJECTED_ROWS = 1 << 14  # points projected in one go
 _GROUPS = 24  # groups of columns for each candidate that is kept
+_RECALL_BLOCK = 1 << 14  # columns looked at in one go for the recall
 _SAMPLE = 512  # points whose neighbors are sought exactly, for the recall
 
 
@@ -77,11 +79,29 @@ class _Steps:
 
 
 class _Coordinates(eqx.Module):
-    """What is scanned instead of the points: |y|^2 - 2 x . y for a query x and a value y."""
+    """What is scanned instead of the points: |y|^2 - 2 x . y for a query x and a value y.
 
-    queries: Float[Array, "rows c"]
+    A query is its value but for two columns, so that the coordinates are held once.
+    """
+
     values: Float[Array, "rows c"]
+    lift: Float[Array, " rows"]  # how far the value lies beyond the query, 0 but for products
+    direction: Float[Array, " p"]  # along this
+    rest: Float[Array, " rows"]  # length of what the axes leave of the query
     is_complete: Bool[Array, ""]  # nothing is lost but rounding
+
+    def queries(self, own: Int[Array, " size"]) -> Float[Array, "size c"]:
+        p = self.direction.shape[0]
+        along = self.values[own, :p] - self.lift[own][:, None] * self.direction[None, :]
+        if p == self.values.shape[1]:
+            return along
+        return jnp.concatenate([along, _ALIKE * self.rest[own][:, None]], axis=1)
+
+    def rows(self, order: Int[Array, " size"]) -> "_Coordinates":
+        """Those of some rows."""
+        return _Coordinates(
+            self.values[order], self.lift[order], self.direction, self.rest[order], self.is_complete
+        )
 
 
 @partial(jax.jit, static_argnames=("metric", "width"))
@@ -94,27 +114,63 @@ def _coordinates(table: Table, *, metric: str, width: int) -> _Coordinates:
     For inner products a value y has one more coordinate, sqrt(M - |y|^2), where a query has 0: the
     nearest is then the one of the largest product.
     """
-    x = jnp.where(table.codes[:, None] < 0, 0, table.points - table.center[None, :])
-    queries = None
-    if metric == "inner_product":
-        square = jnp.sum(x * x, axis=1)
-        lift = jnp.sqrt(jnp.max(square) - square)[:, None]
-        queries = jnp.concatenate([x, jnp.zeros_like(lift)], axis=1)
-        x = jnp.concatenate([x, lift], axis=1)
-        middle = jnp.mean(x, axis=0, keepdims=True)
-        queries, x = queries - middle, x - middle
-    e = x.shape[1]
-    axes = _principal_axes(x[: table.n_points : -(-table.n_points // _PCA_SAMPLE)], min(e, width))
-    values, rest = _projected(x, axes)
-    asked, asked_rest = (values, rest) if queries is None else _projected(queries, axes)
+    inner = metric == "inner_product"
+    n_rows = table.codes.shape[0]
+
+    def centered(points, codes):
+        return jnp.where(codes[:, None] < 0, 0, points - table.center[None, :])
+
+    def lifted(points, codes, lift):
+        x = centered(points, codes)
+        return jnp.concatenate([x, lift[:, None]], axis=1) if inner else x
+
+    lift = jnp.zeros(n_rows, table.points.dtype)
+    middle = jnp.zeros_like(lifted(table.points[:1], table.codes[:1], lift[:1])[0])
+    if inner:
+        square = jnp.sum(centered(table.points, table.codes) ** 2, axis=1)
+        lift = jnp.sqrt(jnp.max(square) - square)
+        middle = jnp.mean(lifted(table.points, table.codes, lift), axis=0)
+    e = middle.shape[0]
+    step = -(-table.n_points // _PCA_SAMPLE)
+    few = slice(0, table.n_points, step)
+    sample = lifted(table.points[few], table.codes[few], lift[few]) - middle[None, :]
+    axes = _principal_axes(sample, min(e, width))
+    direction = axes[-1]
+
+    def project(first, size):
+        part = partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=size)
+        above = part(lift)
+        x = lifted(part(table.points), part(table.codes), above) - middle[None, :]
+        along, rest = _projected(x, axes)
+        asked = rest
+        if inner:
+            query = x.at[:, -1].add(-above)
+            query_along = along - above[:, None] * direction[None, :]
+            asked = norm(query - jnp.matmul(query_along, axes.T, precision=lax.Precision.HIGHEST))
+        if e > width:
+            along = jnp.concatenate([along, rest[:, None]], axis=1)
+        return along, asked, jnp.max(rest), jnp.max(norm(x))
+
+    # Some rows at a time: the centered points and what is left of them need not exist as a whole.
+    size = min(_PROJECTED_ROWS, n_rows)
+
+    def step_over(i, state):
+        values, rests, most, longest = state
+        first = jnp.minimum(i * size, n_rows - size)
+        along, asked, rest, length = project(first, size)
+        values = lax.dynamic_update_slice_in_dim(values, along, first, axis=0)
+        rests = lax.dynamic_update_slice_in_dim(rests, asked, first, axis=0)
+        return values, rests, jnp.maximum(most, rest), jnp.maximum(longest, length)
+
+    zero = jnp.zeros((), table.points.dtype)
+    columns = axes.shape[1] + (e > width)
+    start = jnp.zeros((n_rows, columns), zero.dtype), jnp.zeros_like(lift), zero, zero
+    start = varying_with(start, table.points)
+    values, rest, most, longest = lax.fori_loop(0, -(-n_rows // size), step_over, start)
+    complete = most <= exact.relative_rounding(e, zero.dtype) * longest
     if e <= width:
-        return _Coordinates(asked, values, jnp.ones((), bool))
-    lost = rest <= exact.relative_rounding(e, x.dtype) * jnp.max(norm(x))
-    return _Coordinates(
-        jnp.concatenate([asked, _ALIKE * asked_rest[:, None]], axis=1),
-        jnp.concatenate([values, rest[:, None]], axis=1),
-        jnp.all(lost),
-    )
+        complete = jnp.ones((), bool)
+    return _Coordinates(values, lift, direction, rest, complete)
 
 
 def _principal_axes(sample: Float[Array, "m e"], p: int) -> Float[Array, "e p"]:
@@ -180,20 +236,20 @@ def _search_coordinates(
     """Points and distances of the k nearest among the nearest `n_candidates` by coordinates."""
     n, values = table.n_points, coordinates.values
     square = jnp.sum(values * values, axis=1)
-    columns, column_codes = exact.scanned_columns(table, values, square, block=block)
+    columns = exact.scanned_columns(table, values, square, block=block, by_class=by_class)
     longest = _longest(table)
     rounding = exact.relative_rounding(table.points.shape[1], values.dtype)
 
     def tile(own):
-        x = coordinates.queries[own]
+        x = coordinates.queries(own)
         score, found = exact.scan(
             jnp.concatenate([x, jnp.ones((ROWS, 1), x.dtype)], axis=1),
             columns,
-            column_codes if by_class else None,
             table.codes[own],
             exact.class_range(table, own),
             n_candidates=n_candidates,
             block=block,
+            last=table.codes.shape[0] - 1,
         )
         _, points, distances = exact.ordered(
             table, own, found, jnp.isinf(score), longest, metric=metric
@@ -225,17 +281,19 @@ def _longest(table: Table) -> Float[Array, ""]:
 @partial(jax.jit, static_argnames=("metric", "k", "block", "by_class"))
 def _recall(table: Table, indices, distances, *, metric, k, block, by_class) -> Float[Array, ""]:
     """Fraction of the true neighbors of some points that are at most as far as the true k-th."""
-    n = table.n_points
-    m = min(_SAMPLE, n)
+    n = table.codes.shape[0]
+    m = min(_SAMPLE, table.n_points)
     # One row from each of m equal stretches of the table.
     shift = jax.random.uniform(jax.random.key(1), (m,), distances.dtype)
     rows = (jnp.arange(m, dtype=shift.dtype) + shift) * (n / m)
     rows = jnp.minimum(rows.astype(jnp.int32), n - 1)
     tiles = -(-m // ROWS)
     queries = jnp.pad(rows, (0, tiles * ROWS - m), mode="edge").reshape(tiles, ROWS)
-    _, true = exact.search(table, queries, metric=metric, k=k, block=block, by_class=by_class)
+    _, true = exact.search(
+        table, queries, metric=metric, k=k, block=block, by_class=by_class, stream=True
+    )
     true = exact.in_units(table, true[:m], metric=metric)
-    own = distances[table.index[rows]]
+    own = distances[jnp.minimum(table.index[rows], table.n_points - 1)]
     present = ~jnp.isinf(true) & (table.codes[rows] >= 0)[:, None]
     farthest = jnp.max(jnp.where(present, true, 0), axis=1)
     # Two programs round one distance differently; inner products round as the largest of them.
@@ -280,24 +338,24 @@ class _Tree(eqx.Module):
     """A table in the order of a tree's leaves, so that blocks and tiles are slices of it."""
 
     table: Table
-    queries: Float[Array, "rows c"]  # scanned coordinates
-    values: Float[Array, "rows c"]
-    columns: Float[Array, "blocks size w"]  # -2 times these and their squared length
+    coordinates: _Coordinates
+    square: Float[Array, "blocks size"]  # squared length of the values, infinite for a copy
     centers: Float[Array, "blocks s"]
     longest: Float[Array, ""]
 
 
-@partial(jax.jit, static_argnames=("metric", "plan"))
-def _plant(table: Table, *, metric: str, plan: _Plan) -> _Tree:
-    """Halves the points at the median of a long direction, then each half, and so on."""
-    n = table.n_points
+@partial(jax.jit, static_argnames="plan")
+def _leaves(coordinates: _Coordinates, *, plan: _Plan) -> tuple[Array, Array]:
+    """The row at each place of the tree, and whether it is there as a copy.
+
+    Halves the points at the median of a long direction, then each half, and so on. The halves are
+    of one size: copies of some points fill them up, spread over the table.
+    """
+    values = coordinates.values
+    n = values.shape[0]
     depth = plan.levels + plan.split
-    leaf = -(-n // 2**depth)
-    n_rows = leaf << depth
-    coordinates = _coordinates(table, metric=metric, width=_AXES)
-    queries, values = coordinates.queries, coordinates.values
+    n_rows = -(-n // 2**depth) << depth
     s = min(values.shape[1], _SPLIT_AXES)
-    # Leaves are of one size: copies of some points fill them up, spread over the table.
     spare = n_rows - n
     copies = jnp.arange(spare, dtype=jnp.int32) * (n // max(spare, 1))
     order = jnp.concatenate([jnp.arange(n, dtype=jnp.int32), copies])
@@ -310,31 +368,42 @@ def _plant(table: Table, *, metric: str, plan: _Plan) -> _Tree:
         key = jnp.sum(z * _long_direction(z)[:, None, :], axis=2)
         _, order, number = lax.sort((key, order, number), dimension=1, num_keys=1)
         order, number = (x.reshape(2 * x.shape[0], -1) for x in (order, number))
-    order, is_copy = order.ravel(), number.ravel() >= n
+    return order.ravel(), number.ravel() >= n
+
+
+@partial(jax.jit, static_argnames="plan")
+def _arranged(table: Table, coordinates: _Coordinates, order, is_copy, *, plan: _Plan) -> _Tree:
+    n, n_rows = table.n_points, order.shape[0]
     codes = jnp.where(is_copy, -1, table.codes[order])
     rows = jnp.arange(n_rows, dtype=jnp.int32)
-    tree_table = Table(
-        points=table.points[order],
-        scale=table.scale,
-        center=table.center,
-        index=jnp.where(codes < 0, n, table.index[order]),
-        codes=codes,
-        first=jnp.zeros_like(rows),
-        last=jnp.full_like(rows, n_rows),
-        n_points=n,
-    )
-    values = values[order]
-    extra = jnp.where(codes < 0, jnp.inf, jnp.sum(values * values, axis=1))
-    columns = jnp.concatenate([-2 * values, extra[:, None]], axis=1)
-    blocks = 2**plan.levels
+    coordinates = coordinates.rows(order)
+    values, blocks = coordinates.values, 2**plan.levels
+    s = min(values.shape[1], _SPLIT_AXES)
+    square = jnp.where(codes < 0, jnp.inf, jnp.sum(values * values, axis=1))
     return _Tree(
-        table=tree_table,
-        queries=queries[order],
-        values=values,
-        columns=columns.reshape(blocks, -1, columns.shape[1]),
+        table=Table(
+            points=table.points[order],
+            scale=table.scale,
+            center=table.center,
+            index=jnp.where(codes < 0, n, table.index[order]),
+            codes=codes,
+            first=jnp.zeros_like(rows),
+            last=jnp.full_like(rows, n_rows),
+            n_points=n,
+        ),
+        coordinates=coordinates,
+        square=square.reshape(blocks, -1),
         centers=jnp.mean(values[:, :s].reshape(blocks, -1, s), axis=1),
         longest=_longest(table),
     )
+
+
+def _plant(points: Float[Array, "n d"], *, metric: str, plan: _Plan) -> _Tree:
+    """In three programs, so that what one needs beside its result is free before the next."""
+    traced = checks.is_traced(points)
+    table = exact.prepare(points, None, metric=metric, n_rows=points.shape[0], check=traced)
+    coordinates = _coordinates(table, metric=metric, width=_AXES)
+    return _arranged(table, coordinates, *_leaves(coordinates, plan=plan), plan=plan)
 
 
 def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"]:
@@ -353,7 +422,6 @@ def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"
 def _block_neighbors(points, k, metric, plan, stage, progress):
     traced = checks.is_traced(points)
     n, d = points.shape
-    table = exact.prepare(points, None, metric=metric, n_rows=n, check=traced)
     tiles = 2 ** (plan.levels + plan.split)
     width = -(-n // 2**plan.levels) * plan.visited
     flops = 2.0 * n * (width * (min(d, _AXES) + 8) + 32 * k * d)
@@ -362,7 +430,7 @@ def _block_neighbors(points, k, metric, plan, stage, progress):
         chunks *= 2
     starts = [jnp.asarray(i * (tiles // chunks), jnp.int32) for i in range(chunks)]
     steps = _Steps(stage, 2 + chunks * (2 + plan.rounds), progress)
-    tree = steps.run(_plant, table, metric=metric, plan=plan)
+    tree = steps.run(_plant, points, metric=metric, plan=plan)
     options = {"plan": plan, "n_tiles": tiles // chunks}
     parts = [steps.run(_scan_blocks, tree, start, **options) for start in starts]
     for _ in range(plan.rounds):
@@ -374,21 +442,22 @@ def _block_neighbors(points, k, metric, plan, stage, progress):
     ]
     found = _gather(tree, parts, metric=metric)
     recall = steps.run(
-        _recall, table, *found, metric=metric, k=k, block=exact.block_size(n, None), by_class=False
+        _recall, tree.table, *found, metric=metric, k=k, block=_RECALL_BLOCK, by_class=False
     )
     steps.end()
     return *found, recall
 
 
 def _tile_rows(tree: _Tree, plan: _Plan, tile) -> Int[Array, " size"]:
-    size = tree.values.shape[0] >> (plan.levels + plan.split)
+    size = tree.table.codes.shape[0] >> (plan.levels + plan.split)
     return tile * size + jnp.arange(size, dtype=jnp.int32)
 
 
 @partial(jax.jit, static_argnames=("plan", "n_tiles"))
 def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candidates"]:
     """The nearest rows, by scanned coordinates, within the blocks that a row's tile visits."""
-    blocks, size, width = tree.columns.shape
+    blocks, size = tree.square.shape
+    values = tree.coordinates.values.reshape(blocks, size, -1)
     s = tree.centers.shape[1]
     votes = min(_VOTES, blocks)
     square = jnp.sum(tree.centers * tree.centers, axis=1)
@@ -396,7 +465,7 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
 
     def tile(t):
         own = _tile_rows(tree, plan, t)
-        x = tree.queries[own]
+        x = tree.coordinates.queries(own)
         to_centers = square[None, :] - 2 * jnp.matmul(
             x[:, :s], tree.centers.T, precision=lax.Precision.HIGHEST
         )
@@ -408,9 +477,9 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
         rank = count - (mean - jnp.min(mean)) / spread
         rank = rank.at[t >> plan.split].set(jnp.inf)
         visited = jnp.sort(lax.top_k(rank, plan.visited)[1])
-        columns = tree.columns[visited].reshape(plan.visited * size, width)
-        query = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
-        score = jnp.matmul(query, columns.T, precision=lax.Precision.HIGHEST)
+        columns = values[visited].reshape(plan.visited * size, -1)
+        score = jnp.matmul(-2 * x, columns.T, precision=lax.Precision.HIGHEST)
+        score = score + tree.square[visited].reshape(1, -1)
         score, place = _least_of_groups(score, plan.candidates)
         found = visited[place // size] * size + place % size
         return jnp.where(jnp.isinf(score), own[:, None], found)
@@ -450,7 +519,8 @@ def _look_around(tree: _Tree, near, first, *, k, plan, n_tiles) -> Int[Array, "r
         # As a rule a row's own first candidate is the row itself.
         theirs = near[near[own, 1 : plan.shared + 1], 1 : k + 1].reshape(own.shape[0], -1)
         found = jnp.sort(jnp.concatenate([near[own], theirs], axis=1), axis=1)
-        score = jnp.sum((tree.values[found] - tree.queries[own][:, None, :]) ** 2, axis=2)
+        x = tree.coordinates.queries(own)[:, None, :]
+        score = jnp.sum((tree.coordinates.values[found] - x) ** 2, axis=2)
         again = jnp.pad(found[:, 1:] == found[:, :-1], ((0, 0), (1, 0)))
         score = jnp.where(again | (tree.table.codes[found] < 0), jnp.inf, score)
         negative, place = lax.top_k(-score, plan.candidates)

@@ -46,6 +46,33 @@ def is_worthwhile(points: Float[Array, "n d"], k: int) -> bool:
     return small and n >= _MIN_POINTS and not checks.is_traced(points)
 
 
+class BoxSearch:
+    """The search of some tiles after the other, for points whose values are known."""
+
+    def __init__(self, points: Float[Array, "n d"], k: int, codes: Int[Array, " n"] | None):
+        n_blocks = -(-points.shape[0] // _SIZE)
+        self._tiles = min(_TILES_PER_CALL, n_blocks)
+        self.calls = -(-n_blocks // self._tiles)
+        n_rows = self.calls * self._tiles * _SIZE
+        self._k = k
+        self._table = exact.prepare(points, codes, metric="euclidean", n_rows=n_rows)
+        self._blocks = _curve(self._table)
+
+    def part(self, i: int) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"]]:
+        """Points, n for a missing one, and distances."""
+        first = jnp.asarray(i * self._tiles, jnp.int32)
+        return _search(self._table, self._blocks, first, k=self._k, n_tiles=self._tiles)
+
+    def place(self, i: int) -> Int[Array, " rows"]:
+        """The points that the rows of a part are, n in the padding."""
+        rows = self._blocks.rows[i * self._tiles : (i + 1) * self._tiles]
+        return self._table.index[rows.ravel()]
+
+    def collect(self, parts) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+        """All parts in the order of the points."""
+        return _collect(self._table, self._blocks, parts)
+
+
 def box_neighbors(
     points: Float[Array, "n d"],
     k: int,
@@ -55,24 +82,17 @@ def box_neighbors(
     progress: Progress | None,
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """As `exact_neighbors` with the Euclidean distance, for points whose values are known."""
-    n = points.shape[0]
-    n_blocks = -(-n // _SIZE)
-    per_call = min(_TILES_PER_CALL, n_blocks)
-    calls = -(-n_blocks // per_call)
-    n_rows = calls * per_call * _SIZE
-    table = exact.prepare(points, codes, metric="euclidean", n_rows=n_rows)
-    blocks = _curve(table)
+    search = BoxSearch(points, k, codes)
     parts = []
-    for i in range(calls):
+    for i in range(search.calls):
         if progress is not None:
-            progress(stage, i, calls)
+            progress(stage, i, search.calls)
             jax.block_until_ready(parts[-1:])
-        first = jnp.asarray(i * per_call, jnp.int32)
-        parts.append(_search(table, blocks, first, k=k, n_tiles=per_call))
-    indices, distances = _collect(table, blocks, parts)
+        parts.append(search.part(i))
+    indices, distances = search.collect(parts)
     if progress is not None:
         jax.block_until_ready(indices)
-        progress(stage, calls, calls)
+        progress(stage, search.calls, search.calls)
     return indices, distances
 
 

@@ -40,40 +40,58 @@ def exact_neighbors(
     progress: Progress | None = None,
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """Indices and distances, for any k >= 1: missing neighbors are empty slots."""
-    n, d = points.shape
-    tiles = -(-n // ROWS)
-    if checks.is_traced(points):
-        chunk = tiles
-    else:
-        chunk = max(1, min(tiles, int(CHUNK_FLOPS / (2.0 * ROWS * n * (d + 8)))))
-    chunks = -(-tiles // chunk)
-    name = metric if isinstance(metric, str) else "function"
-    table = prepare(
-        points,
-        codes,
-        metric=name,
-        n_rows=chunks * chunk * ROWS,
-        check=checks.is_traced(points),
-    )
-    if isinstance(metric, str):
-        search_tiles = partial(
-            search, metric=metric, block=block_size(n, codes), by_class=codes is not None
-        )
-    else:
-        search_tiles = partial(_search_function, metric=metric)
+    search_tiles = ExactSearch(points, k, metric, codes)
     parts = []
-    for i in range(chunks):
+    for i in range(search_tiles.calls):
         if progress is not None:
-            progress(stage, i, chunks)
+            progress(stage, i, search_tiles.calls)
             jax.block_until_ready(parts[-1:])
-        parts.append(search_tiles(table, tile_rows(i * chunk, chunk), k=k))
-        if not isinstance(metric, str):
-            _check_values(metric, table, parts[-1][2], i * chunk)
-    indices, distances = collect(table, parts, k=k, metric=name)
+        parts.append(search_tiles.part(i))
+    indices, distances = search_tiles.collect(parts)
     if progress is not None:
         jax.block_until_ready(indices)
-        progress(stage, chunks, chunks)
+        progress(stage, search_tiles.calls, search_tiles.calls)
     return indices, distances
+
+
+class ExactSearch:
+    """The search of some tiles after the other."""
+
+    def __init__(
+        self, points: Float[Array, "n d"], k: int, metric: Metric, codes: Int[Array, " n"] | None
+    ):
+        n, d = points.shape
+        tiles = -(-n // ROWS)
+        self._tiles = tiles
+        if not checks.is_traced(points):
+            self._tiles = max(1, min(tiles, int(CHUNK_FLOPS / (2.0 * ROWS * n * (d + 8)))))
+        self.calls = -(-tiles // self._tiles)
+        self._k, self._metric = k, metric
+        self._name = metric if isinstance(metric, str) else "function"
+        n_rows = self.calls * self._tiles * ROWS
+        check = checks.is_traced(points)
+        self._table = prepare(points, codes, metric=self._name, n_rows=n_rows, check=check)
+        if isinstance(metric, str):
+            block, by_class = block_size(n, codes), codes is not None
+            self._search = partial(search, metric=metric, block=block, by_class=by_class)
+        else:
+            self._search = partial(_search_function, metric=metric)
+
+    def part(self, i: int):
+        """Points, n for a missing one, and distances; with a function also where it was wrong."""
+        rows = tile_rows(i * self._tiles, self._tiles)
+        found = self._search(self._table, rows, k=self._k)
+        if not isinstance(self._metric, str):
+            _check_values(self._metric, self._table, found[2], i * self._tiles)
+        return found
+
+    def place(self, i: int) -> Int[Array, " rows"]:
+        """The points that the rows of a part are, n in the padding."""
+        return self._table.index[tile_rows(i * self._tiles, self._tiles).ravel()]
+
+    def collect(self, parts) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
+        """All parts in the order of the points."""
+        return collect(self._table, parts, k=self._k, metric=self._name)
 
 
 def tile_rows(first: int, count: int) -> Int[Array, "count rows"]:
@@ -161,34 +179,57 @@ def _within_range(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Flo
     return points / scale, scale
 
 
-@partial(jax.jit, static_argnames=("metric", "k", "block", "by_class"))
+@partial(jax.jit, static_argnames=("metric", "k", "block", "by_class", "stream"))
 def search(
-    table: Table, queries: Int[Array, "tiles rows"], *, metric: str, k: int, block: int, by_class
+    table: Table,
+    queries: Int[Array, "tiles rows"],
+    *,
+    metric: str,
+    k: int,
+    block: int,
+    by_class: bool,
+    stream: bool = False,
 ):
-    """Points and distances of the k nearest of each query, a row of the table."""
+    """Points and distances of the k nearest of each query, a row of the table.
+
+    With `stream` a block's columns are made when they are looked at, for a few queries of a table
+    that should not be held twice.
+    """
     e, n = table.points.shape[1], table.n_points
     n_candidates = min(k + 1 + SPARE, n)
     inner = metric == "inner_product"
-    centered = table.points - table.center[None, :]
-    square = jnp.sum(centered * centered, axis=1)
-    longest = jnp.max(jnp.where(table.codes < 0, 0, square))
     rounding = relative_rounding(e, table.points.dtype)
-    # With inner products the score is a lower bound: its rounding grows with both lengths.
-    extra = -4 * rounding * norm(centered) if inner else square
-    columns, column_codes = scanned_columns(table, centered, extra, block=block)
+
+    def centered(rows):
+        return table.points[rows] - table.center[None, :]
+
+    def extra(vectors, square):
+        # With inner products the score is a lower bound: its rounding grows with both lengths.
+        return -4 * rounding * norm(vectors) if inner else square
+
+    everything = centered(slice(None))
+    square = jnp.sum(everything * everything, axis=1)
+    longest = jnp.max(jnp.where(table.codes < 0, 0, square))
+    if stream:
+        block = min(block, table.codes.shape[0])
+        columns = _streamed_columns(table, extra, block=block, by_class=by_class)
+    else:
+        columns = scanned_columns(
+            table, everything, extra(everything, square), block=block, by_class=by_class
+        )
 
     def tile(own):
-        x, codes = centered[own], table.codes[own]
+        x, codes = centered(own), table.codes[own]
         tiny = jnp.finfo(x.dtype).tiny  # infinite columns stay infinite for a row of zeros
         ones = jnp.maximum(norm(x), tiny) if inner else jnp.ones(own.shape, x.dtype)
         values, found = scan(
             jnp.concatenate([x, ones[:, None]], axis=1),
             columns,
-            column_codes if by_class else None,
             codes,
             class_range(table, own),
             n_candidates=n_candidates,
             block=block,
+            last=table.codes.shape[0] - 1,
         )
         keys, points, distances = ordered(
             table, own, found, jnp.isinf(values), longest, metric=metric
@@ -220,14 +261,48 @@ def flat(tiles):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tiles)
 
 
+Columns: TypeAlias = Callable[[Array], tuple[Array, Array | None, Array]]
+"""`columns(left)`: columns left, left + 1, ... of a scan, their classes where classes count, and
+the number of the first of them."""
+
+
 def scanned_columns(
-    table: Table, coordinates: Float[Array, "rows e"], extra: Float[Array, " rows"], *, block: int
-) -> tuple[Float[Array, "padded e+1"], Int[Array, " padded"]]:
+    table: Table,
+    coordinates: Float[Array, "rows e"],
+    extra: Float[Array, " rows"],
+    *,
+    block: int,
+    by_class: bool,
+) -> Columns:
     """Columns whose product with (x, 1) is `extra` - 2 x . y, infinite where no point is."""
     extra = jnp.where(table.codes < 0, jnp.inf, extra)
     columns = jnp.concatenate([-2 * coordinates, extra[:, None]], axis=1)
     columns = jnp.pad(columns, ((0, block), (0, 0))).at[table.codes.shape[0] :, -1].set(jnp.inf)
-    return columns, jnp.pad(table.codes, (0, block), constant_values=-1)
+    codes = jnp.pad(table.codes, (0, block), constant_values=-1)
+
+    def at(left):
+        part = lax.dynamic_slice_in_dim(columns, left, block)
+        return part, lax.dynamic_slice_in_dim(codes, left, block) if by_class else None, left
+
+    return at
+
+
+def _streamed_columns(
+    table: Table, extra: Callable[[Array, Array], Array], *, block: int, by_class: bool
+) -> Columns:
+    """The same, made of the table when they are asked for."""
+
+    def at(left):
+        # The last block reaches back, over columns that were looked at already.
+        first = jnp.minimum(left, table.codes.shape[0] - block)
+        own = first + jnp.arange(block, dtype=jnp.int32)
+        codes = lax.dynamic_slice_in_dim(table.codes, first, block)
+        y = lax.dynamic_slice_in_dim(table.points, first, block) - table.center[None, :]
+        last = extra(y, jnp.sum(y * y, axis=1))
+        last = jnp.where((codes < 0) | (own < left), jnp.inf, last)
+        return jnp.concatenate([-2 * y, last[:, None]], axis=1), codes if by_class else None, first
+
+    return at
 
 
 def class_range(table: Table, own: Int[Array, " rows"]) -> tuple[Array, Array]:
@@ -239,30 +314,30 @@ def class_range(table: Table, own: Int[Array, " rows"]) -> tuple[Array, Array]:
 
 def scan(
     query: Float[Array, "rows e"],
-    columns: Float[Array, "padded e"],
-    column_codes: Int[Array, " padded"] | None,
+    columns: Columns,
     codes: Int[Array, " rows"],
     between: tuple[Array, Array],
     *,
     n_candidates: int,
     block: int,
+    last: int,
 ) -> tuple[Float[Array, "rows c"], Int[Array, "rows c"]]:
-    """The columns of least product with each query, block by block: products and columns."""
+    """The columns of least product with each query, block by block: products and columns.
+
+    `last` is the last of the columns, which stands where there are too few.
+    """
     lo, hi = between
     n_groups = group_count(block, n_candidates)
-    last = columns.shape[0] - block - 1
 
     def scan_block(b, best):
         values, found = best
-        left = lo + b * block
-        part = lax.dynamic_slice_in_dim(columns, left, block)
+        part, other, first = columns(lo + b * block)
         score = jnp.matmul(query, part.T, precision=lax.Precision.HIGHEST)
-        if column_codes is not None:
-            other = lax.dynamic_slice_in_dim(column_codes, left, block)
+        if other is not None:
             score = jnp.where(codes[:, None] == other[None, :], score, jnp.inf)
         new_values, new = smallest(score, n_candidates, n_groups)
         values = jnp.concatenate([values, new_values], axis=1)
-        found = jnp.concatenate([found, new + left], axis=1)
+        found = jnp.concatenate([found, new + first], axis=1)
         negative, place = lax.top_k(-values, n_candidates)
         return -negative, jnp.take_along_axis(found, place, axis=1)
 

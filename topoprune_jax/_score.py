@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._diagram import check_dims
-from ._distance import norm, rescale
-from ._graph import nearest_neighbors
+from ._distance import norm, rescale, varying_with
+from ._graph import neighbor_search
 from ._persistence import vietoris_rips
 from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
@@ -92,7 +92,6 @@ def structural_complexity(
     dims = check_dims(dims)
     power = check_power(power)
     codes = None if labels is None else checks.check_labels(labels, n)
-    patches = _patches(points, min(size, n), codes, progress)
     score = partial(
         _score_patches,
         dims=dims,
@@ -101,51 +100,55 @@ def structural_complexity(
         n_steps=n_steps,
         step_size=float(step_size),
     )
-    if checks.is_traced(points):
-        return score(points, patches)
-    n_calls = -(-n // _PATCHES_PER_CALL)
-    per_call = -(-n // n_calls)
-    parts = []
-    for done in range(0, n, per_call):
-        if progress is not None:
-            jax.block_until_ready(parts[-1:])
-            progress("complexity", done, n)
-        # The last call overlaps the one before it, so that all have one shape.
-        first = min(done, n - per_call)
-        part = patches if n_calls == 1 else patches[first : first + per_call]
-        part = score(points, part)
-        parts.append(part if first == done else part[done - first :])
-    scores = jnp.concatenate(parts) if n_calls > 1 else parts[0]
+    if size < 2 or n < 2:
+        itself = jnp.arange(n, dtype=jnp.int32)
+        return score(points, itself, itself[:, None], jnp.zeros(n, points.dtype))
+    # Scored as they are found: n patches of m points need not exist at a time.
+    search = neighbor_search(points, min(size, n) - 1, codes=codes)
+    scores = varying_with(jnp.zeros(n, points.dtype), points)
+    done = 0
+    for i in range(search.calls):
+        place, found = search.place(i), search.part(i)[0]
+        for rows in _calls(found.shape[0]):
+            if progress is not None:
+                jax.block_until_ready(scores)
+                progress("complexity", min(done, n - 1), n)
+            scores = score(points, place[rows], found[rows], scores)
+            done += rows.stop - rows.start
     if progress is not None:
         jax.block_until_ready(scores)
         progress("complexity", n, n)
     return scores
 
 
-def _patches(
-    points: Float[Array, "n c"], size: int, codes: Array | None, progress: Progress | None
-) -> Int[Array, "n m"]:
-    """Each point and its neighbors. A missing neighbor is the point again, at distance 0, which
-    adds no bar of positive length."""
-    n = points.shape[0]
-    itself = jnp.arange(n, dtype=jnp.int32)[:, None]
-    if size < 2:
-        return itself
-    graph = nearest_neighbors(points, size - 1, codes=codes, stage="patches", progress=progress)
-    return jnp.concatenate([itself, jnp.where(graph.indices < 0, itself, graph.indices)], axis=1)
+def _calls(n_rows: int) -> list[slice]:
+    """Rows that are scored at a time, all as many: the last ones overlap those before."""
+    n_calls = -(-n_rows // _PATCHES_PER_CALL)
+    per_call = -(-n_rows // n_calls)
+    starts = (min(i * per_call, n_rows - per_call) for i in range(n_calls))
+    return [slice(start, start + per_call) for start in starts]
 
 
 @partial(jax.jit, static_argnames=("dims", "power", "method", "n_steps", "step_size"))
 def _score_patches(
     points: Float[Array, "n c"],
-    patches: Int[Array, "rows m"],
+    place: Int[Array, " rows"],
+    neighbors: Int[Array, "rows k"],
+    scores: Float[Array, " n"],
     *,
     dims: tuple[int, ...],
     power: float,
     method: str,
     n_steps: int,
     step_size: float,
-) -> Float[Array, " rows"]:
+) -> Float[Array, " n"]:
+    """`scores` with those of the points `place`, n in the padding, put in."""
+    n = points.shape[0]
+    # A missing neighbor is the point again, at distance 0, which adds no bar of positive length.
+    itself = jnp.minimum(place, n - 1)[:, None]
+    neighbors = jnp.where(neighbors >= n, itself, neighbors)
+    patches = jnp.concatenate([itself, neighbors], axis=1)
+
     def persistence(patch: Float[Array, "m c"], exponent: float) -> Any:
         return total_persistence(vietoris_rips(patch, dims=dims), power=exponent)
 
@@ -164,4 +167,5 @@ def _score_patches(
     batch = max(1, min(_BATCH, rows, (1 << 22) // m**2))
     # `map` would compile a remainder on its own.
     padded = jnp.pad(patches, ((0, -rows % batch), (0, 0)))
-    return lax.map(score, padded, batch_size=batch)[:rows]
+    found = lax.map(score, padded, batch_size=batch)[:rows]
+    return scores.at[place].set(found, mode="drop")
