@@ -284,7 +284,7 @@ OTHERS = {
     "rank neighbors": (
         lambda: tp.rank(GOOD, 0.5, neighbors="approximate"),
         "ValueError",
-        "`neighbors` must be 'exact', 'projected', 'blocks' or a NeighborGraph; got approximate",
+        "`neighbors` must be 'auto', 'exact', 'projected', 'blocks' or a NeighborGraph; got app",
     ),
     "rank neighbors of others": (
         lambda: tp.rank(GOOD[1:], 0.5, neighbors=GRAPH),
@@ -301,10 +301,40 @@ OTHERS = {
         "TypeError",
         "`embedding` must be an EmbeddingOptions; got int",
     ),
-    "rank in jit": (
-        lambda: jax.jit(lambda x: tp.rank(x, 0.5).scores)(GOOD),
+    "rank of text labels in jit": (
+        lambda: jax.jit(lambda c: tp.rank(GOOD, 0.5, labels=c).scores)(jnp.zeros(40)),
         "TypeError",
-        "cannot run inside `jit`",
+        "`labels` must be integers while JAX traces; got dtype float32",
+    ),
+    "rank of shards of two widths": (
+        lambda: tp.rank([GOOD, GOOD[:, :2]], 0.5),
+        "ValueError",
+        r"`features\[1\]` must have \d+ columns, as the first shard has; got 2",
+    ),
+    "rank of a shard in 1-D": (
+        lambda: tp.rank([GOOD, GOOD[0]], 0.5),
+        "ValueError",
+        r"`features\[1\]` must be a 2-D array, one row a sample; got 1-D",
+    ),
+    "rank of batches of two widths": (
+        lambda: tp.rank(iter([GOOD, GOOD[:, :2]]), 0.5),
+        "ValueError",
+        r"`batch 1 of features` must have \d+ columns, as the first batch has; got 2",
+    ),
+    "rank of batches with labels": (
+        lambda: tp.rank(iter([(GOOD, np.zeros(40))]), 0.5),
+        "TypeError",
+        "`batch 0 of features` must be an array of numbers; got tuple",
+    ),
+    "rank of no batches": (
+        lambda: tp.rank(iter([]), 0.5),
+        "ValueError",
+        "`features` must give at least one batch; got an iterator without any",
+    ),
+    "rank of batches with NaN": (
+        lambda: tp.rank(iter([GOOD, np.full((3, GOOD.shape[1]), np.nan)]), 0.5),
+        "ValueError",
+        "`features` must be finite; got NaN or infinity, first in row 40",
     ),
     "knn_graph n <= k": (
         lambda: tp.knn_graph(GOOD[:15]),

@@ -1,5 +1,7 @@
 """`rank`: what it promises of its answer, on real data, and against its own stages."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,12 +146,18 @@ def test_vmap_over_keys(digits):
     assert kept[0].tolist() != kept[1].tolist()
 
 
-@pytest.mark.parametrize("kind", ["jax", "memmap", "float16", "float64", "integers", "list"])
+@pytest.mark.parametrize(
+    "kind", ["jax", "memmap", "shards", "batches", "float16", "float64", "integers", "list"]
+)
 def test_kinds_of_input(digits, free_ranking, kind, tmp_path):
     points = digits[0]  # whole numbers up to 16: exact in every type
     if kind == "memmap":
         np.save(tmp_path / "points.npy", points)
         given = np.load(tmp_path / "points.npy", mmap_mode="r")
+    elif kind == "shards":
+        given = [points[:700], jnp.asarray(points[700:])]
+    elif kind == "batches":
+        given = (points[i : i + 256] for i in range(0, len(points), 256))
     elif kind == "list":
         given = points.tolist()
     elif kind == "jax":
@@ -182,7 +190,6 @@ def test_progress_ends_every_stage_and_changes_nothing(digits, ranking):
         "fuzzy set",
         "start",
         "embedding",
-        "patches",
         "complexity",
         "class neighbors",
         "class fuzzy set",
@@ -229,3 +236,37 @@ def test_beats_random_coverage_of_the_manifold(digits, free_ranking):
 
     chance = [covered(rng.permutation(len(points))[:180]) for _ in range(20)]
     assert covered(free_ranking.kept) > max(chance)
+
+
+@pytest.mark.slow
+def test_many_data_sets_in_one_call(digits):
+    features, labels = digits
+    several = features[:600].reshape(4, 150, -1).astype(np.float32)
+    codes = labels[:600].reshape(4, 150).astype(np.int32)
+    rank = functools.partial(tp.rank, ratio=0.8, embedding=tp.EmbeddingOptions(n_epochs=50))
+    together = jax.jit(jax.vmap(lambda x: rank(x)))(several)
+    aware = jax.jit(jax.vmap(lambda x, y: rank(x, labels=y)))(several, codes)
+    for i in range(4):
+        for many, alone in [
+            (together, rank(several[i])),
+            (aware, rank(several[i], labels=codes[i])),
+        ]:
+            # Equal but for rounding, which the optimizer enlarges: nearer than under another key.
+            shared = len(np.intersect1d(many.kept[i], alone.kept))
+            assert shared >= 20
+            assert float(many.beta[i]) == float(alone.beta)
+            assert many.result[i] == alone.result
+
+
+@pytest.mark.slow
+def test_rows_that_are_not_finite_are_said_under_jit(digits):
+    features = digits[0][:150].astype(np.float32)
+    spoiled = features.copy()
+    spoiled[7, 3] = np.nan
+    rank = jax.jit(functools.partial(tp.rank, ratio=0.8))
+    assert rank(features).result == tp.RESULTS.successful
+    ranking = rank(spoiled)
+    assert ranking.result == tp.RESULTS.features_not_finite
+    assert jnp.isfinite(ranking.embedding).all()
+    assert sorted(ranking.order.tolist()) == list(range(150))
+    assert rank(np.ones_like(features)).result == tp.RESULTS.all_identical

@@ -47,6 +47,12 @@ def _nearby(x):
     return tp.transform(state, x[:3] + 0.1)
 
 
+def _ranked(x, labels):
+    options = tp.EmbeddingOptions(n_epochs=5)
+    ranking = tp.rank(x, 0.5, labels=labels, n_neighbors=4, patch_size=4, embedding=options)
+    return ranking.scores, ranking.kept, ranking.beta
+
+
 def _of_diagram(summary):
     return lambda x: summary(tp.vietoris_rips(x))
 
@@ -107,6 +113,8 @@ DISCRETE = {
         x, _fuzzy_set(x), x[:, 0], strata=np.arange(9) // 3, ratio=0.5
     ),
     "rips_generators": lambda x: tp.rips_generators(x).edges,
+    "rank": lambda x: _ranked(x, None),
+    "rank, labels": lambda x: _ranked(x, np.arange(9) // 3),
 }
 
 
@@ -173,6 +181,7 @@ QUICK = {
     ("optimize_topology", "remat"),
     ("structural_complexity", "shard_map on 2"),
     ("knn_graph", "shard_map on 2"),
+    ("rank", "vmap"),
 }
 
 
@@ -274,6 +283,6 @@ def test_an_optimizer_inside_jit_walks_as_outside(name):
 def test_the_table_names_every_public_function():
     """What is not in the table runs on the host, holds results, or has tests of its own."""
     named = {name.split(",")[0] for name in (*DIFFERENTIABLE, *DISCRETE)}
-    host = {"rank", "compare_rankings", "bottleneck_distance", "wasserstein_distance"}
+    host = {"compare_rankings", "bottleneck_distance", "wasserstein_distance"}
     public = {name for name, thing in vars(tp).items() if callable(thing) and name.islower()}
     assert public - {"alpha_complex"} == (named - {"alpha_complex"}) | host

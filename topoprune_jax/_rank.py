@@ -7,12 +7,12 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._beta import choose_beta
 from ._embedding import EmbeddingOptions, check_options, embed
+from ._features import traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
 from ._graph import METHODS, NeighborGraph, check_graph, nearest_neighbors
 from ._results import RESULTS
@@ -24,11 +24,14 @@ from ._types import Array, ArrayInput, Key, Progress
 
 T = TypeVar("T")
 
+NEIGHBORS = ("auto", *METHODS)
+"""The names that `neighbors` may have."""
+
 _DEFAULT_SEED = 0
 _N_STRATA = 20
 _BETA_WITH_LABELS = -1.0
 _LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
-_ROW_CHUNK_BYTES = 1 << 26
+_EXACT_ON_CPU = 100_000  # samples up to which "auto" compares all with all on a CPU
 
 
 class Ranking(eqx.Module):
@@ -64,7 +67,7 @@ def rank(
     *,
     labels: ArrayInput | None = None,
     n_neighbors: int = 15,
-    neighbors: str | NeighborGraph = "exact",
+    neighbors: str | NeighborGraph = "auto",
     patch_size: int = 64,
     beta: float | Array | None = None,
     agreement_power: float = 4.0,
@@ -94,16 +97,19 @@ def rank(
     **Arguments:**
 
     - `features`: (n, d) latent features from any pretrained model: NumPy (memory-mapped too) or
-      JAX, float16, bfloat16, float32, float64 or integers.
+      JAX, float16, bfloat16, float32, float64 or integers; or a list of such arrays, the shards of
+      the features in their order; or an iterator of batches. What is on disk is read a slab at a
+      time and held once, as float32.
     - `ratio`: the fraction REMOVED, 0 <= ratio < 1; 0.9 keeps a tenth:
       m = max(1, round((1 - ratio) n)).
     - `labels`: (n,) classes, integers or strings. With labels the selection is better for training
       a classifier, and balanced as the data are.
     - `n_neighbors`: k of the graphs, at least 1; at most n - 1 are used.
     - `neighbors`: how the neighbors of the manifold's graph are found: `"exact"`, `"projected"`
-      (many features) or `"blocks"` (many samples), the methods of `knn_graph`; or a `NeighborGraph`
-      of the samples that was made elsewhere, by pynndescent or faiss for example. What was found
-      is `recall`. Within classes the search is exact whatever is given here.
+      (many features) or `"blocks"` (many samples), the methods of `knn_graph`; or `"auto"`, which
+      is `"blocks"` on a CPU for more than 100,000 samples and `"exact"` otherwise; or a
+      `NeighborGraph` of the samples that was made elsewhere, by pynndescent or faiss for example.
+      What was found is `recall`. Within classes the search is exact whatever is given here.
     - `patch_size`: m of the patches, at least 2; at most n are used.
     - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
       -1 with labels, and without them chosen from the data, whatever the ratio.
@@ -112,6 +118,7 @@ def rank(
       only its sign would be left.
     - `embedding`: options of `embed`.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
+      Not called while JAX traces.
     - `key`: typed PRNG key, `jax.random.key(0)` unless given. The same key gives the same bits on
       the same machine.
 
@@ -121,6 +128,12 @@ def rank(
     **Raises:** TypeError or ValueError with one sentence that says what was got, what is expected
     and what to change, for features that are no finite 2-D array of real numbers, a ratio outside
     [0, 1), labels of another length, or an option out of range.
+
+    Works under `jit` and `vmap`, for many data sets of one size or many keys in one call. Values
+    cannot be looked at there: labels must be integers, rows that are not finite are taken for
+    zeros, and `result` says so. Rounding differs there, and with it some picks. For one large data
+    set the call outside of `jit` is faster: there the choice of beta ends with the first that will
+    do, and neighbors in few dimensions are found without comparing all points.
 
     Source: the method follows TopoPrune (arXiv 2602.02739), whose public text gives no formulas;
     these are this package's own.
@@ -134,13 +147,16 @@ def rank(
 
     ```
     """
-    if checks.is_traced(features) or checks.is_traced(labels):
-        raise TypeError(
-            "`rank` looks at the data on the host, so it cannot run inside `jit`, `vmap` or "
-            "`grad`; got a traced array. Call it outside, or call its stages, which can."
-        )
     ratio = checks.check_ratio(ratio)
-    points, identical = _unit_rows(features, normalize, progress)
+    if any(checks.is_traced(value) for value in (features, labels, beta, key)):
+        progress = None
+    if checks.is_traced(features):
+        points, identical, finite = traced_unit_rows(features, normalize=normalize)
+        result = RESULTS.where(identical, RESULTS.all_identical, RESULTS.successful)
+        result = RESULTS.where(finite, result, RESULTS.features_not_finite)
+    else:
+        points, identical = unit_rows(features, normalize=normalize, progress=progress)
+        result = RESULTS.all_identical if identical else RESULTS.successful
     n = points.shape[0]
     codes = None if labels is None else checks.check_labels(labels, n)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
@@ -158,7 +174,8 @@ def rank(
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
     else:
-        graph = nearest_neighbors(points, k, method=neighbors, progress=progress)
+        method = _method(neighbors, n)
+        graph = nearest_neighbors(points, k, method=method, progress=progress)
     fuzzy_set = _step("fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
     c = int(embedding.n_components)
     start = _step("start", progress, lambda: _start(points, fuzzy_set, c, start_key))
@@ -185,7 +202,7 @@ def rank(
         embedding=z,
         beta=beta,
         recall=graph.recall,
-        result=RESULTS.all_identical if identical else RESULTS.successful,
+        result=result,
     )
 
 
@@ -197,11 +214,19 @@ def _check_neighbors(neighbors: str | NeighborGraph, n: int) -> None:
                 f"`neighbors` must be a graph of the {n} samples; got one of {neighbors.n_points} "
                 "points. Make it from the same features."
             )
-    elif not isinstance(neighbors, str) or neighbors not in METHODS:
+    elif not isinstance(neighbors, str) or neighbors not in NEIGHBORS:
         raise ValueError(
-            "`neighbors` must be 'exact', 'projected', 'blocks' or a NeighborGraph; got "
+            "`neighbors` must be 'auto', 'exact', 'projected', 'blocks' or a NeighborGraph; got "
             f"{neighbors if isinstance(neighbors, str) else type(neighbors).__name__}."
         )
+
+
+def _method(neighbors: str, n: int) -> str:
+    """The method of `knn_graph` that is meant."""
+    if neighbors != "auto":
+        return neighbors
+    is_long = jax.default_backend() == "cpu" and n > _EXACT_ON_CPU
+    return "blocks" if is_long else "exact"
 
 
 def _step(stage: str, progress: Progress | None, compute: Callable[[], T]) -> T:
@@ -243,45 +268,3 @@ def _select(
         groups = {"labels": codes, "weights": weights}
     selection = select(fuzzy_set, scores, ratio, **groups, beta=beta, progress=progress)
     return selection, jnp.asarray(beta, points.dtype)
-
-
-def _unit_rows(
-    features: ArrayInput, normalize: bool, progress: Progress | None
-) -> tuple[Array, bool]:
-    """Checked features as float32 rows of unit length, and whether several are all the same.
-
-    Read a slab at a time in float64: slabs keep memory-mapped features out of memory, and float64
-    keeps 1e200 and 2**60 what they are, where JAX would make infinity of the one and 0 of the
-    other.
-    """
-    values = checks.as_array(features, name="features")
-    checks.check_matrix_shape(values, name="features", min_points=1)
-    n, d = values.shape
-    if isinstance(values, jax.Array):
-        values = np.asarray(values)
-    points = np.empty((n, d), np.float32)
-    step = max(1, _ROW_CHUNK_BYTES // (8 * d))
-    slabs = range(0, n, step)
-    reach = 0.0
-    for start in slabs:
-        if progress is not None:
-            progress("features", start, n)
-        slab = np.asarray(values[start : start + step], dtype=np.float64)
-        checks.check_finite(slab, name="features", first_row=start)
-        largest = np.abs(slab).max(axis=1, keepdims=True)
-        reach = max(reach, float(largest.max()))
-        if normalize and d > 1:
-            slab = slab / np.where(largest > 0, largest, 1)
-            slab = slab / np.maximum(np.linalg.norm(slab, axis=1, keepdims=True), 1e-300)
-            points[start : start + step] = slab
-    if not (normalize and d > 1):
-        # A power of two changes nothing that a rank depends on and fits any range into float32.
-        scale = 2.0 ** np.floor(np.log2(reach)) if reach > 0 else 1.0
-        for start in slabs:
-            points[start : start + step] = (
-                np.asarray(values[start : start + step], dtype=np.float64) / scale
-            )
-    if progress is not None:
-        progress("features", n, n)
-    identical = n > 1 and all((points[i : i + step] == points[0]).all() for i in slabs)
-    return jnp.asarray(points), identical

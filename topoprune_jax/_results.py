@@ -24,3 +24,7 @@ class RESULTS(eqx.Enumeration):
         "All samples have the same features (up to a factor, unless `normalize=False`), so nothing "
         "tells them apart: any other choice would be as good."
     )
+    features_not_finite = (
+        "Some features are NaN or infinite; those samples were taken for zeros. Remove or replace "
+        "them."
+    )

@@ -10,7 +10,7 @@ import numpy as np
 
 import topoprune_jax as tp
 from topoprune_jax import baselines
-from topoprune_jax._rank import _unit_rows
+from topoprune_jax._features import unit_rows
 from topoprune_jax._select import group_rank, interleave
 
 from .data import Features
@@ -79,7 +79,7 @@ class _Stages:
 
     def __init__(self, features: Features):
         self._features = features.values
-        self.points = np.asarray(_unit_rows(features.values, True, None)[0])
+        self.points = np.asarray(unit_rows(features.values, normalize=True, progress=None)[0])
         self.n = len(self.points)
         self.labels: np.ndarray | None = None
         self.key = jax.random.key(0)

@@ -26,10 +26,11 @@ _OPTIONS = (
     ),
     click.option(
         "--neighbors",
-        type=click.Choice(["exact", "projected", "blocks"]),
-        default="exact",
+        type=click.Choice(["auto", "exact", "projected", "blocks"]),
+        default="auto",
         show_default=True,
-        help="How neighbors are found: all of them, or faster with many features or many samples.",
+        help="How neighbors are found: all of them, or faster with many features (projected) or "
+        "many samples (blocks).",
     ),
     click.option(
         "--patch-size",

@@ -152,7 +152,7 @@ def rank_command(
             click.echo(f"Features: {', '.join(_shown(samples.feature_names))}\n", err=True)
         show("Where the time went", ("stage", "seconds"), timer.rows(), err=True)
     n_kept, n = len(ranking.kept), len(ranking.order)
-    if neighbors != "exact":
+    if neighbors in ("projected", "blocks") or float(ranking.recall) < 1:
         click.echo(
             f"The neighbors found are {float(ranking.recall):.1%} of the true ones.", err=True
         )

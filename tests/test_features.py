@@ -1,0 +1,137 @@
+"""Every form in which features may come gives the same rows."""
+
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from topoprune_jax import _features
+from topoprune_jax._features import traced_unit_rows, unit_rows
+
+
+@pytest.fixture
+def features(rng):
+    return rng.normal(size=(50, 7)) * np.logspace(-3, 3, 50)[:, None]
+
+
+def rows(features, normalize=True):
+    points, identical = unit_rows(features, normalize=normalize, progress=None)
+    assert points.dtype == jnp.float32
+    assert not identical
+    return np.asarray(points)
+
+
+@pytest.fixture(autouse=True)
+def small_slabs(monkeypatch):
+    monkeypatch.setattr(_features, "_SLAB_BYTES", 8 * 7 * 9)
+
+
+def test_rows_are_of_unit_length(features):
+    expected = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(rows(features), expected, rtol=1e-6)
+
+
+def test_rows_that_keep_their_length_are_divided_by_a_power_of_two(features):
+    found = rows(features, normalize=False)
+    scale = 2.0 ** np.floor(np.log2(np.abs(features).max()))
+    np.testing.assert_array_equal(found, (features / scale).astype(np.float32))
+    assert 1 <= np.abs(found).max() < 2
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: [x[:20], x[20:21], x[21:]],
+        lambda x: (x[:20], jnp.asarray(x[20:])),
+        lambda x: iter([x[:20], x[20:21], x[21:]]),
+        lambda x: (x[i : i + 12] for i in range(0, 50, 12)),
+        lambda x: (x[i : i + 1].tolist() for i in range(50)),
+        lambda x: x.tolist(),
+    ],
+    ids=["list", "tuple", "iterator", "generator", "single rows", "nested lists"],
+)
+def test_shards_and_batches_are_the_whole(features, form, normalize):
+    features = features.astype(np.float32)
+    np.testing.assert_array_equal(rows(form(features), normalize), rows(features, normalize))
+
+
+def test_one_column_is_never_normalized():
+    column = np.array([[1.0], [-3.0], [8.0]])
+    expected = column / 8
+    np.testing.assert_array_equal(rows(column), expected)
+    np.testing.assert_array_equal(rows(iter([column[:1], column[1:]])), expected)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_a_memory_map_is_read_and_left_as_it_was(features, tmp_path, mode):
+    np.save(tmp_path / "x.npy", features)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
+    if mode == "c":
+        mapped[3] = 1  # known to this process only
+        features[3] = 1
+    np.testing.assert_array_equal(rows(mapped), rows(features))
+    np.testing.assert_array_equal(mapped, features)
+    np.testing.assert_array_equal(rows([mapped[:10], mapped[10:]]), rows(features))
+
+
+def test_batches_are_held_once_as_float32(rng, monkeypatch):
+    monkeypatch.setattr(_features, "_SLAB_BYTES", 1 << 16)
+    n, d = 40_000, 50
+    seed = rng.normal(size=(1000, d))
+    rows(seed)  # so that nothing is imported or compiled below
+    tracemalloc.start()
+    found = rows(seed + i for i in range(n // 1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (n, d)
+    # The rows twice, while the batches are put together, and little else; float64 is as much.
+    assert peak < 2.3 * 4 * n * d
+
+
+def test_progress_counts_rows(features):
+    seen = []
+    unit_rows(
+        [features[:20], features[20:]],
+        normalize=True,
+        progress=lambda *call: seen.append(call),
+    )
+    assert seen[0] == ("features", 0, 50)
+    assert seen[-1] == ("features", 50, 50)
+    assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
+    seen.clear()
+    unit_rows(
+        (features[i : i + 10] for i in range(0, 50, 10)),
+        normalize=True,
+        progress=lambda *call: seen.append(call),
+    )
+    assert [call[1] for call in seen] == [0, 10, 20, 30, 40, 50]
+    assert all(done < total for _, done, total in seen[:-1])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("d", [1, 7])
+def test_traced_rows_are_the_same(features, normalize, d):
+    part = features[:, :d].astype(np.float32)
+    part[4] = 0
+    points, identical, finite = jax.jit(
+        lambda x: traced_unit_rows(x, normalize=normalize),
+    )(part)
+    np.testing.assert_allclose(points, rows(part, normalize), rtol=3e-7)
+    assert not identical
+    assert finite
+    part[5, 0] = np.nan
+    again, _, finite = traced_unit_rows(jnp.asarray(part), normalize=normalize)
+    assert not finite
+    assert (again[5] == 0).all()
+    assert jnp.isfinite(again).all()
+
+
+def test_identical_rows_are_noticed():
+    same = np.ones((20, 3)) * np.arange(1, 21)[:, None]
+    assert unit_rows(same, normalize=True, progress=None)[1]
+    assert not unit_rows(same, normalize=False, progress=None)[1]
+    assert not unit_rows(same[:1], normalize=True, progress=None)[1]
+    assert traced_unit_rows(jnp.ones((5, 2)), normalize=True)[1]

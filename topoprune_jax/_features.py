@@ -1,0 +1,183 @@
+"""Features as they come: an array, a memory map, shards, batches, or a traced value."""
+
+import mmap
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from . import _checks as checks
+from ._types import Array, ArrayInput, Progress
+
+_SLAB_BYTES = 1 << 26
+_ALIGNMENT = 64  # bytes; an array that starts at a multiple JAX takes over instead of copying it
+
+
+def unit_rows(
+    features: ArrayInput, *, normalize: bool, progress: Progress | None
+) -> tuple[Float[Array, "n d"], bool]:
+    """Checked features as float32 rows of unit length, and whether several are all the same.
+
+    Read a slab at a time in float64: slabs keep what is on disk out of memory, and float64 keeps
+    1e200 and 2**60 what they are, where JAX would make infinity of the one and 0 of the other.
+    """
+    parts = None if isinstance(features, Iterator) else _parts(features)
+    if parts is None:
+        points = _of_batches(features, normalize, progress)
+    else:
+        points = _of_parts(parts, normalize, progress)
+    n, step = points.shape[0], _slab_rows(points.shape[1])
+    if progress is not None:
+        progress("features", n, n)
+    slabs = (points[start : start + step] for start in range(0, n, step))
+    identical = n > 1 and all((slab == points[0]).all() for slab in slabs)
+    return jnp.asarray(points), identical
+
+
+def traced_unit_rows(
+    features: Float[Array, "n d"], *, normalize: bool
+) -> tuple[Float[Array, "n d"], Bool[Array, ""], Bool[Array, ""]]:
+    """The same while JAX traces, and whether all are finite; rows that are not become zeros."""
+    values = checks.as_array(features, name="features")
+    checks.check_matrix_shape(values, name="features", min_points=1)
+    points = values.astype(jnp.float32)
+    fine = jnp.isfinite(points).all(axis=1)
+    points = jnp.where(fine[:, None], points, 0)
+    size = jnp.abs(points)
+    if normalize and points.shape[1] > 1:
+        largest = jnp.max(size, axis=1, keepdims=True)
+        points = points / jnp.where(largest > 0, largest, 1)
+        length = jnp.sqrt(jnp.sum(points * points, axis=1, keepdims=True))
+        points = points / jnp.where(largest > 0, length, 1)
+    else:
+        # 2^e with reach = m 2^e and 1/2 <= m < 1: twice the largest power of two in it.
+        reach = jnp.max(size)
+        exponent = jnp.frexp(reach)[1] - 1
+        points = jnp.where(reach > 0, jnp.ldexp(points, -exponent), points)
+    identical = (points == points[:1]).all() & (points.shape[0] > 1)
+    return points, identical, fine.all()
+
+
+def _slab_rows(d: int) -> int:
+    return max(1, _SLAB_BYTES // (8 * d))
+
+
+def _parts(features: ArrayInput) -> list[np.ndarray]:
+    """The one array or the several shards, on the host, with one number of columns."""
+    is_sharded = isinstance(features, list | tuple) and any(
+        getattr(shard, "ndim", 0) == 2 for shard in features
+    )
+    if not is_sharded:
+        return [_matrix(features, "features")]
+    parts = [_matrix(shard, f"features[{i}]") for i, shard in enumerate(features)]
+    for i, part in enumerate(parts):
+        _check_width(part, parts[0].shape[1], f"features[{i}]", "shard")
+    return parts
+
+
+def _matrix(values: ArrayInput, name: str) -> np.ndarray:
+    values = checks.as_array(values, name=name)
+    checks.check_matrix_shape(values, name=name, min_points=1)
+    return np.asarray(values) if isinstance(values, jax.Array) else values
+
+
+def _check_width(part: np.ndarray, d: int, name: str, word: str) -> None:
+    if part.shape[1] != d:
+        raise ValueError(
+            f"`{name}` must have {d} columns, as the first {word} has; got {part.shape[1]}. "
+            "Pass the features of one model."
+        )
+
+
+def _slabs(parts: Iterable[np.ndarray], first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """First row and values of each slab, in float64 and finite."""
+    for part in parts:
+        step = _slab_rows(part.shape[1])
+        for start in range(0, part.shape[0], step):
+            slab = np.asarray(part[start : start + step], dtype=np.float64)
+            checks.check_finite(slab, name="features", first_row=first)
+            yield first, slab
+            first += slab.shape[0]
+            _let_go(part)
+
+
+def _let_go(part: np.ndarray) -> None:
+    """Drops the pages of a memory map that were read; the file still has them."""
+    pages = getattr(part, "_mmap", None)
+    shared = getattr(part, "mode", None) in ("r", "r+")
+    if shared and isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _of_parts(parts: list[np.ndarray], normalize: bool, progress: Progress | None) -> np.ndarray:
+    n, d = sum(part.shape[0] for part in parts), parts[0].shape[1]
+    points = _aligned(n, d)
+    is_unit = normalize and d > 1
+    reach = 0.0
+    for start, slab in _slabs(parts):
+        if progress is not None:
+            progress("features", start, n)
+        if is_unit:
+            points[start : start + slab.shape[0]] = _unit(slab)
+        else:
+            reach = max(reach, float(np.abs(slab).max()))
+    if not is_unit:
+        # A power of two changes nothing that a rank depends on and fits any range into float32.
+        scale = 2.0 ** np.floor(np.log2(reach)) if reach > 0 else 1.0
+        for start, slab in _slabs(parts):
+            points[start : start + slab.shape[0]] = slab / scale
+    return points
+
+
+def _of_batches(
+    batches: Iterator[ArrayInput], normalize: bool, progress: Progress | None
+) -> np.ndarray:
+    """As `_of_parts`, without knowing how many there are."""
+    held: deque[np.ndarray] = deque()
+    n = d = 0
+    for i, batch in enumerate(batches):
+        name = f"batch {i} of features"
+        part = _matrix(batch, name)
+        rows, d = part.shape[0], d or part.shape[1]
+        _check_width(part, d, name, "batch")
+        if progress is not None:
+            progress("features", n, n + rows)
+        if normalize and d > 1:
+            # Row by row, so that each batch can go; another scale needs all of them.
+            unit = np.empty(part.shape, np.float32)
+            for start, slab in _slabs([part], n):
+                unit[start - n : start - n + slab.shape[0]] = _unit(slab)
+            part = unit
+        held.append(part)
+        n += rows
+    if n == 0:
+        raise ValueError(
+            "`features` must give at least one batch; got an iterator without any, or one that "
+            "was used up before. Pass a fresh one."
+        )
+    if not (normalize and d > 1):
+        return _of_parts(list(held), normalize, None)
+    points = _aligned(n, d)
+    first = 0
+    while held:
+        part = held.popleft()  # and lets go of it
+        points[first : first + part.shape[0]] = part
+        first += part.shape[0]
+    return points
+
+
+def _unit(slab: np.ndarray) -> np.ndarray:
+    """Rows of unit length; a row of zeros stays."""
+    largest = np.abs(slab).max(axis=1, keepdims=True)
+    slab = slab / np.where(largest > 0, largest, 1)
+    return slab / np.maximum(np.linalg.norm(slab, axis=1, keepdims=True), 1e-300)
+
+
+def _aligned(n: int, d: int) -> np.ndarray:
+    size = n * d * np.dtype(np.float32).itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % _ALIGNMENT
+    return raw[first : first + size].view(np.float32).reshape(n, d)
