@@ -189,9 +189,24 @@ def test_spectral_start_finds_the_low_eigenvectors(digits_set):
     matrix[i, j] = matrix[j, i] = mu
     root = np.sqrt(matrix.sum(axis=1))
     _, vectors = np.linalg.eigh(matrix / root[:, None] / root[None, :])
-    found = np.asarray(tp.spectral_start(digits_set, 2, rounds=100, key=jax.random.key(0)))
+    options = {"rounds": 100, "tolerance": 0.0, "key": jax.random.key(0)}
+    found = np.asarray(tp.spectral_start(digits_set, 2, **options))
     overlap = np.linalg.svd(found.T @ vectors[:, -3:-1], compute_uv=False)
     assert overlap.min() > 0.99
+
+
+def test_spectral_start_goes_on_until_a_strip_lies_flat(rng):
+    """The slowest wave along a strip 12 times as long as wide, which 32 products do not find."""
+    strip = np.stack([np.arange(1500) / 125, rng.uniform(size=1500)], axis=1)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(strip, n_neighbors=10))
+    wave = np.cos(np.pi * strip[:, 0] / 12)
+
+    def likeness(**options):
+        found = tp.spectral_start(fuzzy_set, 1, key=jax.random.key(0), **options)
+        return abs(np.corrcoef(np.asarray(found)[:, 0], wave)[0, 1])
+
+    assert likeness() > 0.95
+    assert likeness(rounds=3) < 0.8
 
 
 def test_principal_components_are_numpys(digits):

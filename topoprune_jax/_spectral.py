@@ -67,22 +67,27 @@ def spectral_start(
     n_components: int,
     *,
     guess: ArrayInput | None = None,
-    rounds: int = 4,
-    degree: int = 8,
+    rounds: int = 12,
+    degree: int = 12,
+    tolerance: float = 0.1,
     key: Key,
 ) -> Float[Array, "n c"]:
     r"""Approximate low eigenvectors of the normalized Laplacian I - D^(-1/2) W D^(-1/2).
 
     Chebyshev-filtered subspace iteration (Zhou, Saad 2007): a few rounds of a polynomial that damps
     the upper spectrum, each followed by an orthonormalization, with the trivial eigenvector
-    projected out, and a Rayleigh-Ritz step at the end. Enough for a start, no eigensolver.
+    projected out, and a Rayleigh-Ritz step at the end. Enough for a start, no eigensolver. The
+    rounds end when no eigenvalue lambda of the Laplacian that is sought moves by more than
+    `tolerance` of itself: soon for clusters, late for a long thin manifold, which a start that is
+    not converged would leave folded.
 
     **Arguments:**
 
     - `fuzzy_set`: n points; W is its matrix of memberships and D the diagonal of its degrees.
     - `n_components`: c.
     - `guess`: (n, any) vectors that replace as many random ones of the first subspace.
-    - `rounds`, `degree`: of the filter.
+    - `rounds`, `degree`: of the filter, `rounds` at most.
+    - `tolerance`: at least 0; with 0 all rounds are made.
     - `key`: of the random vectors.
 
     **Returns:** (n, c), columns of unit length ordered by eigenvalue; finite for any graph.
@@ -99,6 +104,7 @@ def spectral_start(
     c = checks.check_count(n_components, name="n_components", low=1)
     rounds = checks.check_count(rounds, name="rounds", low=1)
     degree = checks.check_count(degree, name="degree", low=1)
+    tolerance = checks.check_number(tolerance, name="tolerance", low=0)
     checks.check_key(key)
     if guess is not None:
         n = fuzzy_set.n_points
@@ -108,7 +114,9 @@ def spectral_start(
                 f"`guess` must have {n} rows, one for every point; got shape {guess.shape}. "
                 "Leave it out to start from random vectors."
             )
-    return low_eigenvectors(fuzzy_set, c, guess=guess, rounds=rounds, degree=degree, key=key)[0]
+    return low_eigenvectors(
+        fuzzy_set, c, guess=guess, rounds=rounds, degree=degree, tolerance=tolerance, key=key
+    )[0]
 
 
 @eqx.filter_jit
@@ -119,6 +127,7 @@ def low_eigenvectors(
     guess: Float[Array, "n c"] | None = None,
     rounds: int,
     degree: int,
+    tolerance: float,
     key: Key,
 ) -> tuple[Float[Array, "n c"], Float[Array, " c"]]:
     """`spectral_start`, and the eigenvalues of the normalized adjacency, falling."""
@@ -169,17 +178,23 @@ def low_eigenvectors(
         first = (adjacency(x) - middle * x) / half
         return lax.fori_loop(1, degree, term, (x, first))[1]
 
-    def one_round(_, state):
-        basis, cut = state
-        basis = orthonormal(filtered(basis, cut))
-        # The next round damps all below the least of the values that are sought.
-        least = jnp.linalg.eigvalsh(basis.T @ adjacency(basis))[0]
-        return basis, jnp.clip(least, *_CUT_RANGE)
+    # Two components of a graph have an eigenvalue of 0, which only rounding moves.
+    rounding = 8 * jnp.finfo(dtype).eps if tolerance > 0 else -1.0
 
-    first_cut = jnp.asarray(_FIRST_CUT, dtype)
-    basis, _ = lax.fori_loop(
-        0, rounds, one_round, varying_with((orthonormal(block), first_cut), degrees)
-    )
+    def one_round(state):
+        i, basis, cut, before, _ = state
+        basis = orthonormal(filtered(basis, cut))
+        values = jnp.linalg.eigvalsh(basis.T @ adjacency(basis))
+        wanted = values[-min(n_components, width) :]
+        # 1 - value is what matters: how slowly a wave along the manifold dies out.
+        moved = jnp.abs(wanted - before) > tolerance * (1 - wanted) + rounding
+        # The next round damps all below the least of the values that are sought.
+        return i + 1, basis, jnp.clip(values[0], *_CUT_RANGE), wanted, moved.any()
+
+    unknown = jnp.full(min(n_components, width), -jnp.inf, dtype)
+    start = orthonormal(block), jnp.asarray(_FIRST_CUT, dtype), unknown, jnp.ones((), bool)
+    start = varying_with((jnp.zeros((), jnp.int32), *start), degrees)
+    _, basis, *_ = lax.while_loop(lambda state: (state[0] < rounds) & state[4], one_round, start)
     values, vectors = jnp.linalg.eigh(basis.T @ adjacency(basis))
     order = jnp.argsort(-values)[:n_components]
     start = basis @ vectors[:, order]
@@ -244,7 +259,9 @@ def spectral_embedding(
 def _eigenmap(fuzzy_set: FuzzySimplicialSet, c: int, time: float) -> Float[Array, "n c"]:
     # The key only chooses where the iteration starts from.
     key = jax.random.key(0)
-    vectors, values = low_eigenvectors(fuzzy_set, c, rounds=_ROUNDS, degree=_DEGREE, key=key)
+    vectors, values = low_eigenvectors(
+        fuzzy_set, c, rounds=_ROUNDS, degree=_DEGREE, tolerance=0, key=key
+    )
     degrees = fuzzy_set.degrees
     root = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
     scale = jnp.sqrt(jnp.sum(degrees)) * jnp.where(degrees > 0, 1 / root, 0)
