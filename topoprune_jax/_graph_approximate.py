@@ -97,6 +97,7 @@ class _Coordinates(eqx.Module):
             return along
         return jnp.concatenate([along, _ALIKE * self.rest[own][:, None]], axis=1)
 
+    @jax.jit
     def rows(self, order: Int[Array, " size"]) -> "_Coordinates":
         """Those of some rows."""
         return _Coordinates(
@@ -371,39 +372,41 @@ def _leaves(coordinates: _Coordinates, *, plan: _Plan) -> tuple[Array, Array]:
     return order.ravel(), number.ravel() >= n
 
 
-@partial(jax.jit, static_argnames="plan")
-def _arranged(table: Table, coordinates: _Coordinates, order, is_copy, *, plan: _Plan) -> _Tree:
-    n, n_rows = table.n_points, order.shape[0]
+@jax.jit
+def _permuted(table: Table, order: Int[Array, " rows"], is_copy: Bool[Array, " rows"]) -> Table:
     codes = jnp.where(is_copy, -1, table.codes[order])
-    rows = jnp.arange(n_rows, dtype=jnp.int32)
-    coordinates = coordinates.rows(order)
-    values, blocks = coordinates.values, 2**plan.levels
-    s = min(values.shape[1], _SPLIT_AXES)
-    square = jnp.where(codes < 0, jnp.inf, jnp.sum(values * values, axis=1))
-    return _Tree(
-        table=Table(
-            points=table.points[order],
-            scale=table.scale,
-            center=table.center,
-            index=jnp.where(codes < 0, n, table.index[order]),
-            codes=codes,
-            first=jnp.zeros_like(rows),
-            last=jnp.full_like(rows, n_rows),
-            n_points=n,
-        ),
-        coordinates=coordinates,
-        square=square.reshape(blocks, -1),
-        centers=jnp.mean(values[:, :s].reshape(blocks, -1, s), axis=1),
-        longest=_longest(table),
+    rows = jnp.arange(order.shape[0], dtype=jnp.int32)
+    return Table(
+        points=table.points[order],
+        scale=table.scale,
+        center=table.center,
+        index=jnp.where(codes < 0, table.n_points, table.index[order]),
+        codes=codes,
+        first=jnp.zeros_like(rows),
+        last=jnp.full_like(rows, order.shape[0]),
+        n_points=table.n_points,
     )
 
 
+@partial(jax.jit, static_argnames="plan")
+def _blocks(table: Table, coordinates: _Coordinates, *, plan: _Plan) -> tuple[Array, Array, Array]:
+    """`square`, `centers` and `longest` of the tree."""
+    values, n_blocks = coordinates.values, 2**plan.levels
+    s = min(values.shape[1], _SPLIT_AXES)
+    square = jnp.where(table.codes < 0, jnp.inf, jnp.sum(values * values, axis=1))
+    centers = jnp.mean(values[:, :s].reshape(n_blocks, -1, s), axis=1)
+    return square.reshape(n_blocks, -1), centers, _longest(table)
+
+
 def _plant(points: Float[Array, "n d"], *, metric: str, plan: _Plan) -> _Tree:
-    """In three programs, so that what one needs beside its result is free before the next."""
+    """Program by program, so that what one needs beside its result is free before the next."""
     traced = checks.is_traced(points)
     table = exact.prepare(points, None, metric=metric, n_rows=points.shape[0], check=traced)
     coordinates = _coordinates(table, metric=metric, width=_AXES)
-    return _arranged(table, coordinates, *_leaves(coordinates, plan=plan), plan=plan)
+    order, is_copy = _leaves(coordinates, plan=plan)
+    coordinates = coordinates.rows(order)
+    table = _permuted(table, order, is_copy)
+    return _Tree(table, coordinates, *_blocks(table, coordinates, plan=plan))
 
 
 def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"]:

@@ -151,14 +151,14 @@ def prepare(points, codes, *, metric, n_rows, check=False):
     codes = jnp.where(absent, jnp.iinfo(jnp.int32).max, codes)
     if by_class or check:
         order = jnp.argsort(codes, stable=True).astype(jnp.int32)
-        codes = codes[order]
+        codes, absent, points = codes[order], absent[order], points[order]
     padding = (0, n_rows - n)
     return Table(
-        points=jnp.pad(points[order], (padding, (0, 0))),
+        points=jnp.pad(points, (padding, (0, 0))),
         scale=scale,
         center=center,
         index=jnp.pad(order, padding, constant_values=n),
-        codes=jnp.pad(jnp.where(absent[order], -1, codes), padding, constant_values=-1),
+        codes=jnp.pad(jnp.where(absent, -1, codes), padding, constant_values=-1),
         first=jnp.pad(jnp.searchsorted(codes, codes, side="left").astype(jnp.int32), padding),
         last=jnp.pad(jnp.searchsorted(codes, codes, side="right").astype(jnp.int32), padding),
         n_points=n,
@@ -405,8 +405,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
     doubtful = doubtful.at[jnp.where(proven, n_rows + _DOUBTFUL, before - 1)].set(
         jnp.arange(n_rows, dtype=jnp.int32), mode="drop"
     )
-    others = jnp.pad(table.points, ((0, _DOUBTFUL_COLUMNS), (0, 0)))
-    other_codes = jnp.pad(table.codes, (0, _DOUBTFUL_COLUMNS), constant_values=-1)
+    width = min(_DOUBTFUL_COLUMNS, table.codes.shape[0])
 
     def step(state):
         done, points, distances = state
@@ -419,17 +418,19 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
         hi = jnp.max(jnp.where(used, table.last[own], 0))
 
         def scan_block(b, best):
-            left = lo + b * _DOUBTFUL_COLUMNS
-            y = lax.dynamic_slice_in_dim(others, left, _DOUBTFUL_COLUMNS)
-            columns = left + jnp.arange(_DOUBTFUL_COLUMNS, dtype=jnp.int32)
+            left = lo + b * width
+            # The last block reaches back, over columns that were looked at already.
+            first = jnp.minimum(left, table.codes.shape[0] - width)
+            y = lax.dynamic_slice_in_dim(table.points, first, width)
+            columns = first + jnp.arange(width, dtype=jnp.int32)
             keys = _keys(x, y[None], reference, inner)
-            same = lax.dynamic_slice_in_dim(other_codes, left, _DOUBTFUL_COLUMNS)[None, :]
-            same = codes[:, None] == same
+            same = lax.dynamic_slice_in_dim(table.codes, first, width)[None, :]
+            same = (codes[:, None] == same) & (columns >= left)[None, :]
             keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)
             return merge(best, keys, columns)
 
         start = varying_with(no_neighbors(_DOUBTFUL, k, x.dtype), x)
-        keys, found = lax.fori_loop(0, -(-(hi - lo) // _DOUBTFUL_COLUMNS), scan_block, start)
+        keys, found = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
         # Rows of a class are in the order of their index, so ties are too.
         new_points = jnp.where(jnp.isinf(keys), n, table.index[found])
         new_distances = _distances(keys, x, reference, longest, inner)
