@@ -296,6 +296,11 @@ OTHERS = {
         "ValueError",
         "`beta` must be between -50 and 50; got beta=-51",
     ),
+    "rank checkpoint": (
+        lambda: tp.rank(GOOD, 0.5, checkpoint=3),
+        "TypeError",
+        "`checkpoint` must be a path; got 3. Name a folder; it is made if missing.",
+    ),
     "rank embedding": (
         lambda: tp.rank(GOOD, 0.5, embedding=3),
         "TypeError",

@@ -17,8 +17,8 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 ROWS = [
     {"_types", "_results", "_host", "_files"},
     {"_checks", "_distance", "_callback", "_sources"},
-    {"_arrays", "_arrow", "_csv", "_features"},
-    {"_diagram", "_spanning_forest", "_topology"},
+    {"_arrays", "_arrow", "_checkpoint", "_csv", "_features"},
+    {"_diagram", "_spanning_forest", "_steps", "_topology"},
     {"_diagram_distances", "_flag"},
     {"_graph_exact", "_persistence", "_strata"},
     {"_graph_approximate", "_graph_boxes"},

@@ -12,6 +12,7 @@ from . import _checks as checks
 from ._distance import rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._select import kept_by_strata, select
+from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Key, Progress
 
 _SAMPLES = 20_000
@@ -117,21 +118,18 @@ def choose_beta(
         count = _disagreement(points, codes, kept, looked_at)
         return count.astype(points.dtype)
 
-    most = (1 + tolerance) * disagreement(0.0) + _ROUNDING
+    steps = Steps("beta", len(several) + 1, progress)
+    most = (1 + tolerance) * steps.run(disagreement, 0.0) + _ROUNDING
     if checks.is_traced(most):
         tried = jnp.asarray([*several, 0.0], points.dtype)
         bearable = lax.map(disagreement, tried) <= most
         return tried[jnp.argmax(bearable)]
-    for done, beta in enumerate(several, start=1):
-        if progress is not None:
-            progress("beta", done, len(several) + 1)
-        if float(disagreement(beta)) <= float(most):
+    for beta in several:
+        if float(wait(steps.run(disagreement, beta))) <= float(most):
             break
     else:
         beta = 0.0
-    if progress is not None:
-        progress("beta", len(several) + 1, len(several) + 1)
-    return jnp.asarray(beta, points.dtype)
+    return steps.end(jnp.asarray(beta, points.dtype))
 
 
 @jax.jit

@@ -3,7 +3,9 @@
 Only shapes and types can be judged while JAX traces; values are looked at when they are there.
 """
 
+import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -343,6 +345,13 @@ def check_beta(beta: Any) -> float | Array:
         beta = float(beta)
     hint = "Its exponential is a weight."
     return check_number(beta, name="beta", low=-50, high=50, hint=hint)
+
+
+def check_path(path: Any, *, name: str, hint: str) -> Path:
+    """`path`, a text or a path that is not empty."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise TypeError(f"`{name}` must be a path; got {path!r}. {hint}")
+    return Path(os.fsdecode(path))
 
 
 def check_key(key: Any) -> Key:

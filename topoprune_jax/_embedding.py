@@ -14,6 +14,7 @@ from . import _checks as checks
 from ._distance import rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._spectral import spectral_start
+from ._steps import Steps
 from ._types import Array, ArrayInput, Key, Progress
 
 _NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
@@ -127,16 +128,13 @@ def embed(
     state = varying_with((layout.start, jnp.zeros_like(layout.start)), layout.weights)
     traced = checks.is_traced(layout.start)
     per_call = max(1, total if traced else min(total, _EPOCHS_PER_CALL))
-    for done in range(0, total, per_call):
-        if progress is not None:
-            jax.block_until_ready(state)
-            progress("embedding", done, total)
-        state = _run(layout, state, done, epoch_key, options=options, n_epochs=per_call)
-    result = _finish(layout, state[0])
-    if progress is not None:
-        jax.block_until_ready(result)
-        progress("embedding", total, total)
-    return result
+
+    def some_epochs(state, done: int):
+        return _run(layout, state, done, epoch_key, options=options, n_epochs=per_call)
+
+    steps = Steps("embedding", total, progress, size=per_call)
+    state = steps.carry(some_epochs, state)
+    return steps.end(_finish(layout, state[0]))
 
 
 def starting_points(

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO
 
 _LONGEST_LIST = 12
+LEFT_OVER = ".topoprune.*.tmp"
+"""What `replacing` leaves in a folder if the process is killed."""
 
 # What NumPy's and zipfile's parsers raise on damaged bytes (found by feeding them such files).
 DAMAGED = (

@@ -18,6 +18,7 @@ from . import _checks as checks
 from . import _graph_exact as exact
 from ._distance import norm, varying_with
 from ._graph_exact import ROWS, Table
+from ._steps import Steps
 from ._types import Array, Progress
 
 _AXES = 64  # principal axes that are scanned
@@ -54,28 +55,6 @@ def approximate_neighbors(
     if method == "projected":
         return _projected_neighbors(points, k, metric, codes, stage, progress)
     return _block_neighbors(points, k, metric, plan, stage, progress)
-
-
-class _Steps:
-    """Runs the pieces of a search, with `progress` called before each."""
-
-    def __init__(self, stage: str, total: int, progress: Progress | None):
-        self.stage, self.total, self.progress = stage, total, progress
-        self.done = 0
-        self.last = None
-
-    def run(self, function, *args, **kwargs):
-        if self.progress is not None:
-            self.progress(self.stage, self.done, self.total)
-            jax.block_until_ready(self.last)
-        self.last = function(*args, **kwargs)
-        self.done += 1
-        return self.last
-
-    def end(self):
-        if self.progress is not None:
-            jax.block_until_ready(self.last)
-            self.progress(self.stage, self.total, self.total)
 
 
 class _Coordinates(eqx.Module):
@@ -206,7 +185,7 @@ def _projected_neighbors(points, k, metric, codes, stage, progress):
     flops = 2.0 * ROWS * n * (_AXES + 8) + 64.0 * ROWS * k * d
     chunk = tiles if traced else max(1, min(tiles, int(exact.CHUNK_FLOPS / flops)))
     chunks = -(-tiles // chunk)
-    steps = _Steps(stage, chunks + 2, progress)
+    steps = Steps(stage, chunks + 2, progress)
     table = exact.prepare(points, codes, metric=metric, n_rows=chunks * chunk * ROWS, check=traced)
     coordinates = steps.run(_coordinates, table, metric=metric, width=_AXES)
     block, by_class = exact.block_size(n, codes), codes is not None
@@ -432,7 +411,7 @@ def _block_neighbors(points, k, metric, plan, stage, progress):
     while not traced and chunks < tiles and flops > chunks * exact.CHUNK_FLOPS:
         chunks *= 2
     starts = [jnp.asarray(i * (tiles // chunks), jnp.int32) for i in range(chunks)]
-    steps = _Steps(stage, 2 + chunks * (2 + plan.rounds), progress)
+    steps = Steps(stage, 2 + chunks * (2 + plan.rounds), progress)
     tree = steps.run(_plant, points, metric=metric, plan=plan)
     options = {"plan": plan, "n_tiles": tiles // chunks}
     parts = [steps.run(_scan_blocks, tree, start, **options) for start in starts]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from . import _graph_exact as exact
 from ._graph_exact import Table
+from ._steps import Steps
 from ._types import Array, Progress
 
 _MAX_FEATURES = 4  # with more, boxes overlap too much
@@ -83,17 +84,9 @@ def box_neighbors(
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """As `exact_neighbors` with the Euclidean distance, for points whose values are known."""
     search = BoxSearch(points, k, codes)
-    parts = []
-    for i in range(search.calls):
-        if progress is not None:
-            progress(stage, i, search.calls)
-            jax.block_until_ready(parts[-1:])
-        parts.append(search.part(i))
-    indices, distances = search.collect(parts)
-    if progress is not None:
-        jax.block_until_ready(indices)
-        progress(stage, search.calls, search.calls)
-    return indices, distances
+    steps = Steps(stage, search.calls, progress)
+    parts = [steps.run(search.part, i) for i in range(search.calls)]
+    return steps.end(search.collect(parts))
 
 
 @jax.jit

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import norm, varying_with
+from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Progress
 
 Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
@@ -41,17 +42,9 @@ def exact_neighbors(
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """Indices and distances, for any k >= 1: missing neighbors are empty slots."""
     search_tiles = ExactSearch(points, k, metric, codes)
-    parts = []
-    for i in range(search_tiles.calls):
-        if progress is not None:
-            progress(stage, i, search_tiles.calls)
-            jax.block_until_ready(parts[-1:])
-        parts.append(search_tiles.part(i))
-    indices, distances = search_tiles.collect(parts)
-    if progress is not None:
-        jax.block_until_ready(indices)
-        progress(stage, search_tiles.calls, search_tiles.calls)
-    return indices, distances
+    steps = Steps(stage, search_tiles.calls, progress)
+    parts = [steps.run(search_tiles.part, i) for i in range(search_tiles.calls)]
+    return steps.end(search_tiles.collect(parts))
 
 
 class ExactSearch:
@@ -82,7 +75,7 @@ class ExactSearch:
         rows = tile_rows(i * self._tiles, self._tiles)
         found = self._search(self._table, rows, k=self._k)
         if not isinstance(self._metric, str):
-            _check_values(self._metric, self._table, found[2], i * self._tiles)
+            _check_values(self._metric, self._table, wait(found[2]), i * self._tiles)
         return found
 
     def place(self, i: int) -> Int[Array, " rows"]:

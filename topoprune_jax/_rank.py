@@ -1,8 +1,7 @@
 """`rank`: the global scale, the local scale and the selection in one call."""
 
-from collections.abc import Callable
+import os
 from functools import partial
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,18 +10,18 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._beta import choose_beta
+from ._checkpoint import check_checkpoint, fingerprint
 from ._embedding import EmbeddingOptions, check_options, embed
 from ._features import traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
 from ._graph import METHODS, NeighborGraph, check_graph, nearest_neighbors
 from ._results import RESULTS
 from ._score import structural_complexity
-from ._select import Selection, class_agreement, select
+from ._select import class_agreement, kept_count, select
 from ._spectral import principal_components, spectral_start
+from ._steps import Run, running
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
-
-T = TypeVar("T")
 
 NEIGHBORS = ("auto", *METHODS)
 """The names that `neighbors` may have."""
@@ -73,6 +72,7 @@ def rank(
     agreement_power: float = 4.0,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     key: Key | None = None,
 ) -> Ranking:
@@ -93,6 +93,17 @@ def rank(
        labels mu is built within the classes and every class keeps its share.
 
     Every step is a public function, for those who want another one in its place.
+
+    With `checkpoint` what is finished goes into a folder: every stage when it ends, and pieces of
+    the long ones about every 10 seconds. A run that was killed at any moment goes on from there
+    when it is called again with the same arguments, and ends with the same bits as one that was
+    not, on the same machine. A file that is cut off or has a wrong bit is found out by its digest
+    and computed anew. The folder holds O(n (k + m)) numbers at most, and O(n) in the end; then
+    another `ratio`, on which nothing that is kept depends, costs no more than reading the features.
+
+    Ctrl-C raises KeyboardInterrupt within a second or so, in the middle of a stage too; only while
+    XLA compiles it has to wait. What the device has begun goes on in the background to the end of
+    the piece, or of the stage where `progress` reports that as one piece.
 
     **Arguments:**
 
@@ -117,6 +128,7 @@ def rank(
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`.
+    - `checkpoint`: the path of a folder of this ranking's own, made if it is missing.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
       Not called while JAX traces.
     - `key`: typed PRNG key, `jax.random.key(0)` unless given. The same key gives the same bits on
@@ -127,7 +139,9 @@ def rank(
 
     **Raises:** TypeError or ValueError with one sentence that says what was got, what is expected
     and what to change, for features that are no finite 2-D array of real numbers, a ratio outside
-    [0, 1), labels of another length, or an option out of range.
+    [0, 1), labels of another length, or an option out of range; ValueError if `checkpoint` holds
+    another ranking (data, options, key, versions or device differ; the sentence says which), and
+    `io.FileError` if it cannot be written, holds other files, or another process is at work on it.
 
     Works under `jit` and `vmap`, for many data sets of one size or many keys in one call. Values
     cannot be looked at there: labels must be integers, rows that are not finite are taken for
@@ -148,8 +162,16 @@ def rank(
     ```
     """
     ratio = checks.check_ratio(ratio)
-    if any(checks.is_traced(value) for value in (features, labels, beta, key)):
+    traced = [checks.is_traced(value) for value in (features, labels, beta, key)]
+    if any(traced):
         progress = None
+    if checkpoint is not None:
+        if any(traced):
+            raise TypeError(
+                "`checkpoint` keeps values that are known; got traced ones. Leave it out inside "
+                "`jit` and `vmap`."
+            )
+        check_checkpoint(checkpoint)
     if checks.is_traced(features):
         points, identical, finite = traced_unit_rows(features, normalize=normalize)
         result = RESULTS.where(identical, RESULTS.all_identical, RESULTS.successful)
@@ -161,49 +183,78 @@ def rank(
     codes = None if labels is None else checks.check_labels(labels, n)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
     _check_neighbors(neighbors, n)
+    neighbors = _method(neighbors, n)
     checks.check_count(patch_size, name="patch_size", low=2)
     if beta is not None:
         beta = checks.check_beta(beta)
     agreement_power = checks.check_number(agreement_power, name="agreement_power", low=0)
     check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
-    start_key, embed_key, strata_key = jax.random.split(key, 3)
-
     # One neighbor at least, so that a single sample has a graph: an empty slot.
     k = max(1, min(k, n - 1))
+    options = {
+        "n_neighbors": k,
+        "patch_size": patch_size,
+        "beta": beta,
+        "agreement_power": agreement_power,
+        "embedding": embedding,
+    }
+
+    def identity():
+        graph = neighbors if isinstance(neighbors, NeighborGraph) else None
+        method = neighbors if graph is None else "given"
+        more = {"normalize": bool(normalize), "neighbors": method}
+        return fingerprint(points, {"labels": codes, "graph": graph}, key, options | more)
+
+    with running(progress, checkpoint, identity) as run:
+        stages = partial(_stages, points, codes, neighbors, **options, run=run, key=key)
+        scores, order, z, beta, recall = run.once("ranking", stages, lambda *arrays: arrays)
+    n_kept = kept_count(n, ratio)
+    return Ranking(
+        scores=scores,
+        order=order,
+        kept=order[:n_kept],
+        removed=order[n_kept:],
+        embedding=z,
+        beta=beta,
+        recall=recall,
+        result=result,
+    )
+
+
+def _stages(
+    points, codes, neighbors, *, n_neighbors, patch_size, beta, agreement_power, embedding, run, key
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Scores, order, embedding, beta and recall: all that does not depend on the ratio."""
+    start_key, embed_key, strata_key = jax.random.split(key, 3)
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
     else:
-        method = _method(neighbors, n)
-        graph = nearest_neighbors(points, k, method=method, progress=progress)
-    fuzzy_set = _step("fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
+        search = partial(nearest_neighbors, points, n_neighbors, method=neighbors, progress=run)
+        graph = run.once("neighbors", search, NeighborGraph)
+    fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     c = int(embedding.n_components)
-    start = _step("start", progress, lambda: _start(points, fuzzy_set, c, start_key))
-    z = embed(fuzzy_set, embedding, start=start, progress=progress, key=embed_key)
-    scores = structural_complexity(z, labels=codes, patch_size=patch_size, progress=progress)
-    selection, beta = _select(
+    begin = partial(_start, points, fuzzy_set, c, start_key)
+    start = run.once("start", lambda: run.step("start", begin))
+    z = run.once(
+        "embedding",
+        partial(embed, fuzzy_set, embedding, start=start, progress=run, key=embed_key),
+    )
+    score = partial(structural_complexity, z, labels=codes, patch_size=patch_size, progress=run)
+    scores = run.once("complexity", score)
+    order, beta = _order(
         points,
         fuzzy_set,
         z,
         scores,
-        ratio,
         codes,
-        k=k,
+        k=n_neighbors,
         beta=beta,
         agreement_power=agreement_power,
-        progress=progress,
+        run=run,
         key=strata_key,
     )
-    return Ranking(
-        scores=scores,
-        order=selection.order,
-        kept=selection.kept,
-        removed=selection.removed,
-        embedding=z,
-        beta=beta,
-        recall=graph.recall,
-        result=result,
-    )
+    return scores, order, z, beta, graph.recall
 
 
 def _check_neighbors(neighbors: str | NeighborGraph, n: int) -> None:
@@ -221,22 +272,12 @@ def _check_neighbors(neighbors: str | NeighborGraph, n: int) -> None:
         )
 
 
-def _method(neighbors: str, n: int) -> str:
-    """The method of `knn_graph` that is meant."""
-    if neighbors != "auto":
+def _method(neighbors: str | NeighborGraph, n: int) -> str | NeighborGraph:
+    """The graph, or the method of `knn_graph` that is meant."""
+    if not isinstance(neighbors, str) or neighbors != "auto":
         return neighbors
     is_long = jax.default_backend() == "cpu" and n > _EXACT_ON_CPU
     return "blocks" if is_long else "exact"
-
-
-def _step(stage: str, progress: Progress | None, compute: Callable[[], T]) -> T:
-    """Runs a stage of one step, and waits for it where somebody watches."""
-    if progress is None:
-        return compute()
-    progress(stage, 0, 1)
-    result = jax.block_until_ready(compute())
-    progress(stage, 1, 1)
-    return result
 
 
 def _start(points, fuzzy_set, n_components, key) -> Array:
@@ -247,24 +288,28 @@ def _start(points, fuzzy_set, n_components, key) -> Array:
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)
 
 
-def _select(
-    points, fuzzy_set, z, scores, ratio, codes, *, k, beta, agreement_power, progress, key
-) -> tuple[Selection, Array]:
+def _order(
+    points, fuzzy_set, z, scores, codes, *, k, beta, agreement_power, run: Run, key
+) -> tuple[Array, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
     if codes is None:
         n_strata = min(_N_STRATA, z.shape[0])
-        strata = _step("strata", progress, lambda: kmeans_strata(z, n_strata, key=key))
+        cluster = partial(kmeans_strata, z, n_strata, key=key)
+        strata = run.once("strata", lambda: run.step("strata", cluster))
         if beta is None:
-            beta = choose_beta(points, fuzzy_set, scores, strata=strata, progress=progress, key=key)
+            choose = partial(choose_beta, points, fuzzy_set, scores, strata=strata)
+            beta = run.once("beta", partial(choose, progress=run, key=key))
         groups = {"strata": strata}
     else:
         agreement = jnp.maximum(class_agreement(fuzzy_set, codes), _LEAST_AGREEMENT)
         weights = agreement**agreement_power
-        graph = nearest_neighbors(
-            points, k, codes=codes, stage="class neighbors", progress=progress
-        )
-        fuzzy_set = _step("class fuzzy set", progress, partial(fuzzy_simplicial_set, graph))
+        name = "class neighbors"
+        search = partial(nearest_neighbors, points, k, codes=codes, stage=name, progress=run)
+        graph = run.once(name, search, NeighborGraph)
+        fuzzy_set = run.step("class fuzzy set", partial(fuzzy_simplicial_set, graph))
         beta = _BETA_WITH_LABELS if beta is None else beta
         groups = {"labels": codes, "weights": weights}
-    selection = select(fuzzy_set, scores, ratio, **groups, beta=beta, progress=progress)
-    return selection, jnp.asarray(beta, points.dtype)
+    # The ratio plays no part in the order.
+    cover = partial(select, fuzzy_set, scores, 0.0, **groups, beta=beta, progress=run)
+    order = run.once("selection", lambda: cover().order)
+    return order, jnp.asarray(beta, points.dtype)

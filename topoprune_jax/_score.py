@@ -14,6 +14,7 @@ from ._diagram import check_dims
 from ._distance import norm, rescale, varying_with
 from ._graph import neighbor_search
 from ._persistence import vietoris_rips
+from ._steps import Steps
 from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
 
@@ -105,20 +106,20 @@ def structural_complexity(
         return score(points, itself, itself[:, None], jnp.zeros(n, points.dtype))
     # Scored as they are found: n patches of m points need not exist at a time.
     search = neighbor_search(points, min(size, n) - 1, codes=codes)
+    several = _calls(search.place(0).shape[0])
+    pieces = [(i, rows) for i in range(search.calls) for rows in several]
+    of_part: dict[int, Array] = {}
+
+    def some_scores(scores: Array, piece: int) -> Array:
+        i, rows = pieces[piece]
+        if i not in of_part:
+            of_part.clear()
+            of_part[i] = search.part(i)[0]
+        return score(points, search.place(i)[rows], of_part[i][rows], scores)
+
+    steps = Steps("complexity", len(pieces), progress)
     scores = varying_with(jnp.zeros(n, points.dtype), points)
-    done = 0
-    for i in range(search.calls):
-        place, found = search.place(i), search.part(i)[0]
-        for rows in _calls(found.shape[0]):
-            if progress is not None:
-                jax.block_until_ready(scores)
-                progress("complexity", min(done, n - 1), n)
-            scores = score(points, place[rows], found[rows], scores)
-            done += rows.stop - rows.start
-    if progress is not None:
-        jax.block_until_ready(scores)
-        progress("complexity", n, n)
-    return scores
+    return steps.end(steps.carry(some_scores, scores))
 
 
 def _calls(n_rows: int) -> list[slice]:

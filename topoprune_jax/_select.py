@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
+from ._steps import Steps
 from ._types import Array, ArrayInput, Progress
 
 DEFAULT_BETA = 1.0
@@ -244,15 +245,12 @@ def greedy_coverage(
     edges, state = _start(fuzzy_set, weights, codes)
     traced = checks.is_traced(state.covered)
     per_call = n if traced else _PICKS_PER_CALL
-    for done in range(0, n if n_picks is None else n_picks, per_call):
-        if progress is not None:
-            jax.block_until_ready(state.count)
-            progress("selection", done, n)
-        state = _pick(edges, weights, state, per_call)
-    if progress is not None:
-        jax.block_until_ready(state.count)
-        progress("selection", n, n)
-    return state.order
+
+    def some_picks(state: _Greedy, _: int) -> _Greedy:
+        return _pick(edges, weights, state, per_call)
+
+    steps = Steps("selection", n if n_picks is None else n_picks, progress, size=per_call)
+    return steps.end(steps.carry(some_picks, state).order)
 
 
 class _Edges(eqx.Module):
