@@ -563,9 +563,9 @@ def test_ctrl_c_stops_within_two_seconds(tmp_path):
     """The signal comes in the middle of a stage that takes far longer than two seconds."""
     features = np.random.default_rng(0).normal(size=(100_000, 128)).astype(np.float16)
     np.save(tmp_path / "big.npy", features)
-    with rank_on_a_terminal(
-        tmp_path / "big.npy", "--ratio", "0.9", "--out", tmp_path / "out.npz"
-    ) as (process, read):
+    words = [tmp_path / "big.npy", "--ratio", "0.9", "--out", tmp_path / "out.npz"]
+    kept = tmp_path / "kept"
+    with rank_on_a_terminal(*words, "--checkpoint", kept) as (process, read):
         bar = read(until="neighbors")
         process.send_signal(signal.SIGINT)
         sent = time.perf_counter()
@@ -576,6 +576,47 @@ def test_ctrl_c_stops_within_two_seconds(tmp_path):
     assert "━" in bar + seen
     assert waited < 2.0
     assert "Traceback" not in seen
-    assert seen.endswith("Interrupted before the work was done.\r\n")
+    assert seen.endswith(
+        "Interrupted before the work was done; what is finished is kept in "
+        f"'{kept}', where the same command goes on.\r\n"
+    )
     assert SHOW_CURSOR in seen
-    assert os.listdir(tmp_path) == ["big.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["big.npy", "kept"]
+    assert "topoprune.json" in os.listdir(kept)
+
+
+def test_ctrl_c_without_a_checkpoint_says_that_nothing_is_kept(
+    capsys, monkeypatch, files, tmp_path
+):
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("topoprune_jax._rank.rank", interrupted)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    words = ("rank", files / "good.npy", "--ratio", "0.9", "--out", tmp_path / "out.npz")
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == (
+        "Interrupted before the work was done; nothing is kept, because no --checkpoint was given."
+    )
+
+
+def test_checkpoint_serves_another_ratio_and_refuses_other_features(capsys, files, tmp_path):
+    words = ("rank", files / "good.npy", "--out", tmp_path / "out.npz")
+    words += ("--checkpoint", tmp_path / "kept")
+    assert run(capsys, *words, "--ratio", "0.9", "--quiet")[0] == 0
+    first = np.load(tmp_path / "out.npz")
+    code, out, err = run(capsys, *words, "--ratio", "0.5")
+    assert code == 0, err
+    assert "Kept 40 of 80 samples" in out
+    assert "embedding" not in err  # a stage of the table of times
+    again = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(again["order"], first["order"])
+    assert (int(again["kept"].sum()), int(first["kept"].sum())) == (40, 8)
+    code, out, err = run(capsys, *words, "--ratio", "0.5", "--patch-size", "8", "--seed", "1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "holds another ranking: patch_size 64 there and 8 here, another key." in err
+    code, out, err = run(capsys, *words[:4], "--ratio", "0.5", "--checkpoint", files)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "it holds other files" in err

@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         click.echo(f"Error: {error.format_message()}", err=True)
         sys.exit(BAD_INPUT)
-    except click.Abort:
-        click.echo("Interrupted before the work was done.", err=True)
+    except click.Abort as abort:
+        click.echo(str(abort) or "Interrupted before the work was done.", err=True)
         sys.stdout.flush()
         # A compiled program may still run in its thread; an orderly exit would wait for it.
         os._exit(INTERRUPTED)

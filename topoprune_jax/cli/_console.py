@@ -180,8 +180,10 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, er
     Console(file=stream).print(table)
 
 
-def interruptible(work: Callable[[], T]) -> T:
+def interruptible(work: Callable[[], T], *, farewell: str = "") -> T:
     """`work()` in a thread of its own, so that Ctrl-C is heard at once.
+
+    After Ctrl-C the program says `farewell` in place of its usual sentence.
 
     Python handles a signal between two bytecodes of the main thread, and a compiled program holds
     that up for as long as it runs; here the main thread does nothing but wait. The handler only
@@ -203,7 +205,7 @@ def interruptible(work: Callable[[], T]) -> T:
         while not outcome.done():
             concurrent.futures.wait([outcome], timeout=_POLL_SECONDS)
             if interrupted.is_set():
-                raise click.Abort
+                raise click.Abort(farewell)
     finally:
         signal.signal(signal.SIGINT, before)
     return outcome.result()

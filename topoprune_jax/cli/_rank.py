@@ -60,6 +60,13 @@ from ._options import ranking_options
     help="Your own names from this array or column of FEATURES instead.",
 )
 @ranking_options
+@click.option(
+    "--checkpoint",
+    type=click.Path(),
+    metavar="DIR",
+    help="A new folder for what is finished: after Ctrl-C, or if the machine stops, the same "
+    "command goes on from there. Another --ratio then takes seconds.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar and no table of times.")
 @click.option("--json", "as_json", is_flag=True, help="A summary for machines on stdout.")
 def rank_command(
@@ -75,6 +82,7 @@ def rank_command(
     neighbors: str,
     patch_size: int,
     beta: float | None,
+    checkpoint: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -95,6 +103,8 @@ def rank_command(
       A table with an embedding, a label and a file name in every row:
         topoprune rank photos.parquet --label-column label --id-column path \\
           --ratio 0.9 --out ranking.parquet
+      Long work, which may be stopped and started again:
+        topoprune rank big.npy --ratio 0.9 --out ranking.npz --checkpoint unfinished
       Use the result in Python:
         small = features[numpy.load("ranking.npz")["kept"]]
 
@@ -105,6 +115,7 @@ def rank_command(
 
     Exit code 0: written. 2: the input cannot be used, and why. 130: interrupted by Ctrl-C.
     """
+    from .._checkpoint import check_checkpoint
     from .._checks import check_ratio
     from .._results import RESULTS
     from ..io import check_writable, read_samples, write_ranking
@@ -112,6 +123,8 @@ def rank_command(
     with user_errors(), StageTimer(bar=bar_wanted(quiet)) as timer:
         check_ratio(ratio)
         check_writable(out)
+        if checkpoint is not None:
+            check_checkpoint(checkpoint)
         for given in (features, labels, ids):
             _refuse_to_overwrite(out, given)
         with timer.stage("read"):
@@ -138,11 +151,12 @@ def rank_command(
                 neighbors=neighbors,
                 patch_size=patch_size,
                 beta=beta,
+                checkpoint=checkpoint,
                 progress=timer,
                 key=jax.random.key(seed),
             )
 
-        ranking = interruptible(work)
+        ranking = interruptible(work, farewell=_farewell(checkpoint))
         with timer.stage("write"):
             write_ranking(out, ranking, ids=samples.ids)
     warn(RESULTS[ranking.result])
@@ -189,6 +203,14 @@ def rank_command(
             "out": out,
         }
     )
+
+
+def _farewell(checkpoint: str | None) -> str:
+    if checkpoint is None:
+        why = "nothing is kept, because no --checkpoint was given"
+    else:
+        why = f"what is finished is kept in '{checkpoint}', where the same command goes on"
+    return f"Interrupted before the work was done; {why}."
 
 
 def _shown(names: tuple[str, ...]) -> list[str]:
