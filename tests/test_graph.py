@@ -55,12 +55,13 @@ def test_equals_brute_force_on_digits(digits):
     np.testing.assert_array_equal(within.indices, brute_force(points, 15, labels=labels)[0])
 
 
-def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch):
+@pytest.mark.parametrize("columns", [256, 512])
+def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch, columns):
     points = rng.normal(size=(900, 5)).astype(np.float32)
     whole = tp.knn_graph(points, n_neighbors=12)
-    monkeypatch.setattr(_graph_exact, "_COLUMNS", 256)
     monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1.0)
-    parts = tp.knn_graph(points, n_neighbors=12)
+    tile_bytes = 4 * _graph_exact.ROWS * columns
+    parts = _graph.nearest_neighbors(jnp.asarray(points), 12, tile_bytes=tile_bytes)
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_array_equal(whole.distances, parts.distances)
 

@@ -12,29 +12,42 @@ from jaxtyping import Bool, Float
 from . import _checks as checks
 from ._types import Array, ArrayInput, Progress
 
-_SLAB_BYTES = 1 << 26
+_SLAB_BYTES = 1 << 26  # of what is read in one go, in float64, unless memory is scarce
 _ALIGNMENT = 64  # bytes; an array that starts at a multiple JAX takes over instead of copying it
 
 
 def unit_rows(
-    features: ArrayInput, *, normalize: bool, progress: Progress | None
+    features: ArrayInput,
+    *,
+    normalize: bool,
+    progress: Progress | None,
+    tile_bytes: int | None = None,
 ) -> tuple[Float[Array, "n d"], bool]:
     """Checked features as float32 rows of unit length, and whether several are all the same.
 
     Read a slab at a time in float64: slabs keep what is on disk out of memory, and float64 keeps
     1e200 and 2**60 what they are, where JAX would make infinity of the one and 0 of the other.
     """
+    slab_bytes = _SLAB_BYTES if tile_bytes is None else min(_SLAB_BYTES, tile_bytes)
     parts = None if isinstance(features, Iterator) else _parts(features)
     if parts is None:
-        points = _of_batches(features, normalize, progress)
+        points = _of_batches(features, normalize, progress, slab_bytes)
     else:
-        points = _of_parts(parts, normalize, progress)
-    n, step = points.shape[0], _slab_rows(points.shape[1])
+        points = _of_parts(parts, normalize, progress, slab_bytes)
+    n, step = points.shape[0], _slab_rows(points.shape[1], slab_bytes)
     if progress is not None:
         progress("features", n, n)
     slabs = (points[start : start + step] for start in range(0, n, step))
     identical = n > 1 and all((slab == points[0]).all() for slab in slabs)
     return jnp.asarray(points), identical
+
+
+def known_shape(features: ArrayInput) -> tuple[int, int] | None:
+    """(n, d) of what `unit_rows` would return; None for batches, which nobody counted."""
+    if isinstance(features, Iterator):
+        return None
+    parts = _parts(features)
+    return sum(part.shape[0] for part in parts), parts[0].shape[1]
 
 
 def traced_unit_rows(
@@ -61,8 +74,8 @@ def traced_unit_rows(
     return points, identical, fine.all()
 
 
-def _slab_rows(d: int) -> int:
-    return max(1, _SLAB_BYTES // (8 * d))
+def _slab_rows(d: int, slab_bytes: int) -> int:
+    return max(1, slab_bytes // (8 * d))
 
 
 def _parts(features: ArrayInput) -> list[np.ndarray]:
@@ -92,10 +105,12 @@ def _check_width(part: np.ndarray, d: int, name: str, word: str) -> None:
         )
 
 
-def _slabs(parts: Iterable[np.ndarray], first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+def _slabs(
+    parts: Iterable[np.ndarray], slab_bytes: int, first: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
     """First row and values of each slab, in float64 and finite."""
     for part in parts:
-        step = _slab_rows(part.shape[1])
+        step = _slab_rows(part.shape[1], slab_bytes)
         for start in range(0, part.shape[0], step):
             slab = np.asarray(part[start : start + step], dtype=np.float64)
             checks.check_finite(slab, name="features", first_row=first)
@@ -112,12 +127,14 @@ def _let_go(part: np.ndarray) -> None:
         pages.madvise(mmap.MADV_DONTNEED)
 
 
-def _of_parts(parts: list[np.ndarray], normalize: bool, progress: Progress | None) -> np.ndarray:
+def _of_parts(
+    parts: list[np.ndarray], normalize: bool, progress: Progress | None, slab_bytes: int
+) -> np.ndarray:
     n, d = sum(part.shape[0] for part in parts), parts[0].shape[1]
     points = _aligned(n, d)
     is_unit = normalize and d > 1
     reach = 0.0
-    for start, slab in _slabs(parts):
+    for start, slab in _slabs(parts, slab_bytes):
         if progress is not None:
             progress("features", start, n)
         if is_unit:
@@ -127,13 +144,13 @@ def _of_parts(parts: list[np.ndarray], normalize: bool, progress: Progress | Non
     if not is_unit:
         # A power of two changes nothing that a rank depends on and fits any range into float32.
         scale = 2.0 ** np.floor(np.log2(reach)) if reach > 0 else 1.0
-        for start, slab in _slabs(parts):
+        for start, slab in _slabs(parts, slab_bytes):
             points[start : start + slab.shape[0]] = slab / scale
     return points
 
 
 def _of_batches(
-    batches: Iterator[ArrayInput], normalize: bool, progress: Progress | None
+    batches: Iterator[ArrayInput], normalize: bool, progress: Progress | None, slab_bytes: int
 ) -> np.ndarray:
     """As `_of_parts`, without knowing how many there are."""
     held: deque[np.ndarray] = deque()
@@ -148,7 +165,7 @@ def _of_batches(
         if normalize and d > 1:
             # Row by row, so that each batch can go; another scale needs all of them.
             unit = np.empty(part.shape, np.float32)
-            for start, slab in _slabs([part], n):
+            for start, slab in _slabs([part], slab_bytes, n):
                 unit[start - n : start - n + slab.shape[0]] = _unit(slab)
             part = unit
         held.append(part)
@@ -159,7 +176,7 @@ def _of_batches(
             "was used up before. Pass a fresh one."
         )
     if not (normalize and d > 1):
-        return _of_parts(list(held), normalize, None)
+        return _of_parts(list(held), normalize, None, slab_bytes)
     points = _aligned(n, d)
     first = 0
     while held:

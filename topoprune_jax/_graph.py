@@ -11,11 +11,14 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._graph_approximate import approximate_neighbors
 from ._graph_boxes import BoxSearch, box_neighbors, is_worthwhile
-from ._graph_exact import ExactSearch, Metric, exact_neighbors
+from ._graph_exact import TILE_BYTES, ExactSearch, Metric, exact_neighbors
 from ._types import Array, ArrayInput, Progress
 
 _METRICS = ("euclidean", "cosine", "inner_product")
 METHODS = ("exact", "projected", "blocks")
+NEIGHBORS = ("auto", *METHODS)
+"""The names that `neighbors` of `rank` may have."""
+_EXACT_ON_CPU = 100_000  # points up to which "auto" compares all with all on a CPU
 
 
 class NeighborGraph(eqx.Module):
@@ -332,6 +335,14 @@ def _check_range(graph: NeighborGraph) -> None:
         )
 
 
+def method_for(neighbors: str, n: int, platform: str | None = None) -> str:
+    """The method of `knn_graph` that one of `NEIGHBORS` means for n points."""
+    if neighbors != "auto":
+        return neighbors
+    platform = jax.default_backend() if platform is None else platform
+    return "blocks" if platform == "cpu" and n > _EXACT_ON_CPU else "exact"
+
+
 def nearest_neighbors(
     points: Float[Array, "n d"],
     k: int,
@@ -341,6 +352,7 @@ def nearest_neighbors(
     codes: Int[Array, " n"] | None = None,
     stage: str = "neighbors",
     progress: Progress | None = None,
+    tile_bytes: int = TILE_BYTES,
 ) -> NeighborGraph:
     """`knn_graph` without its checks, for any k >= 1: missing neighbors are empty slots."""
     if method == "exact" or not isinstance(metric, str):
@@ -349,11 +361,26 @@ def nearest_neighbors(
                 *box_neighbors(points, k, codes=codes, stage=stage, progress=progress)
             )
         return NeighborGraph(
-            *exact_neighbors(points, k, metric=metric, codes=codes, stage=stage, progress=progress)
+            *exact_neighbors(
+                points,
+                k,
+                metric=metric,
+                codes=codes,
+                stage=stage,
+                progress=progress,
+                tile_bytes=tile_bytes,
+            )
         )
     return NeighborGraph(
         *approximate_neighbors(
-            points, k, method=method, metric=metric, codes=codes, stage=stage, progress=progress
+            points,
+            k,
+            method=method,
+            metric=metric,
+            codes=codes,
+            stage=stage,
+            progress=progress,
+            tile_bytes=tile_bytes,
         )
     )
 

@@ -43,17 +43,24 @@ def approximate_neighbors(
     codes: Int[Array, " n"] | None,
     stage: str,
     progress: Progress | None,
+    tile_bytes: int = exact.TILE_BYTES,
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"], Float[Array, ""]]:
     """Indices, distances and recall."""
     n, d = points.shape
     plan = _plan(n, k)
     if d <= _AXES if method == "projected" else plan is None:
         found = exact.exact_neighbors(
-            points, k, metric=metric, codes=codes, stage=stage, progress=progress
+            points,
+            k,
+            metric=metric,
+            codes=codes,
+            stage=stage,
+            progress=progress,
+            tile_bytes=tile_bytes,
         )
         return *found, jnp.ones((), points.dtype)
     if method == "projected":
-        return _projected_neighbors(points, k, metric, codes, stage, progress)
+        return _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes)
     return _block_neighbors(points, k, metric, plan, stage, progress)
 
 
@@ -178,7 +185,7 @@ def _projected(x: Float[Array, "rows e"], axes: Float[Array, "e p"]) -> tuple[Ar
     return along, norm(x - jnp.matmul(along, axes.T, precision=lax.Precision.HIGHEST))
 
 
-def _projected_neighbors(points, k, metric, codes, stage, progress):
+def _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes):
     n, d = points.shape
     traced = checks.is_traced(points)
     tiles = -(-n // ROWS)
@@ -188,7 +195,7 @@ def _projected_neighbors(points, k, metric, codes, stage, progress):
     steps = Steps(stage, chunks + 2, progress)
     table = exact.prepare(points, codes, metric=metric, n_rows=chunks * chunk * ROWS, check=traced)
     coordinates = steps.run(_coordinates, table, metric=metric, width=_AXES)
-    block, by_class = exact.block_size(n, codes), codes is not None
+    block, by_class = exact.block_size(n, codes, tile_bytes), codes is not None
     parts = [
         steps.run(
             _search_coordinates,

@@ -21,7 +21,8 @@ Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
 """The name of a distance, or a JAX function (d,), (d,) -> scalar."""
 
 ROWS = 256  # queries of a tile
-_COLUMNS = 1 << 16  # candidates looked at in one go: a tile is 64 MiB at most
+TILE_BYTES = 1 << 26  # of one tile of distances, unless memory is scarce
+LEAST_TILE_BYTES = 1 << 20
 SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
 _DOUBTFUL = 32  # queries scanned again in one go
 _DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
@@ -39,9 +40,13 @@ def exact_neighbors(
     codes: Int[Array, " n"] | None = None,
     stage: str = "neighbors",
     progress: Progress | None = None,
+    tile_bytes: int = TILE_BYTES,
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
-    """Indices and distances, for any k >= 1: missing neighbors are empty slots."""
-    search_tiles = ExactSearch(points, k, metric, codes)
+    """Indices and distances, for any k >= 1: missing neighbors are empty slots.
+
+    `tile_bytes` changes no result.
+    """
+    search_tiles = ExactSearch(points, k, metric, codes, tile_bytes=tile_bytes)
     steps = Steps(stage, search_tiles.calls, progress)
     parts = [steps.run(search_tiles.part, i) for i in range(search_tiles.calls)]
     return steps.end(search_tiles.collect(parts))
@@ -51,7 +56,13 @@ class ExactSearch:
     """The search of some tiles after the other."""
 
     def __init__(
-        self, points: Float[Array, "n d"], k: int, metric: Metric, codes: Int[Array, " n"] | None
+        self,
+        points: Float[Array, "n d"],
+        k: int,
+        metric: Metric,
+        codes: Int[Array, " n"] | None,
+        *,
+        tile_bytes: int = TILE_BYTES,
     ):
         n, d = points.shape
         tiles = -(-n // ROWS)
@@ -65,7 +76,7 @@ class ExactSearch:
         check = checks.is_traced(points)
         self._table = prepare(points, codes, metric=self._name, n_rows=n_rows, check=check)
         if isinstance(metric, str):
-            block, by_class = block_size(n, codes), codes is not None
+            block, by_class = block_size(n, codes, tile_bytes), codes is not None
             self._search = partial(search, metric=metric, block=block, by_class=by_class)
         else:
             self._search = partial(_search_function, metric=metric)
@@ -93,12 +104,12 @@ def tile_rows(first: int, count: int) -> Int[Array, "count rows"]:
     return rows.reshape(count, ROWS)
 
 
-def block_size(n: int, codes: Array | None) -> int:
-    """Columns of a tile: all points, or as many as the largest class has."""
+def block_size(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> int:
+    """Columns of a tile: all points, as many as the largest class has, or as the tile can hold."""
     width = n
     if codes is not None:
         width = min(n, 1 << 13) if checks.is_traced(codes) else int(np.bincount(codes).max())
-    return min(_COLUMNS, -(-width // 128) * 128)
+    return min(tile_bytes // (4 * ROWS), -(-width // 128) * 128)
 
 
 class Table(eqx.Module):
