@@ -306,6 +306,59 @@ OTHERS = {
         "TypeError",
         "`embedding` must be an EmbeddingOptions; got int",
     ),
+    "plan n 0": (lambda: tp.plan(0, 2), "ValueError", "`n` must be at least 1; got n=0"),
+    "plan d 2.5": (lambda: tp.plan(9, 2.5), "TypeError", "`d` must be a whole number; got 2.5"),
+    "plan n_neighbors 0": (
+        lambda: tp.plan(9, 2, n_neighbors=0),
+        "ValueError",
+        "`n_neighbors` must be at least 1",
+    ),
+    "plan patch_size 1": (
+        lambda: tp.plan(9, 2, patch_size=1),
+        "ValueError",
+        "`patch_size` must be at least 2",
+    ),
+    "plan neighbors": (
+        lambda: tp.plan(9, 2, neighbors="near"),
+        "ValueError",
+        "`neighbors` must be one of 'auto', .*; got 'near'",
+    ),
+    "plan neighbors 3": (
+        lambda: tp.plan(9, 2, neighbors=3),
+        "ValueError",
+        "`neighbors` must be one of .*; got int",
+    ),
+    "plan beta": (
+        lambda: tp.plan(9, 2, beta=99),
+        "ValueError",
+        "`beta` must be between -50 and 50",
+    ),
+    "plan embedding": (lambda: tp.plan(9, 2, embedding=2), "TypeError", "`embedding` must be"),
+    "plan classes": (
+        lambda: tp.plan(9, 2, classes=99),
+        "ValueError",
+        "`classes` must be between 1 and 9",
+    ),
+    "plan class sizes": (
+        lambda: tp.plan(9, 2, classes=[4, 4]),
+        "ValueError",
+        "the sizes of the classes of 9 samples; got sizes that sum up to 8",
+    ),
+    "plan classes text": (
+        lambda: tp.plan(9, 2, classes="three"),
+        "TypeError",
+        "`classes` must be a whole number",
+    ),
+    "plan device": (
+        lambda: tp.plan(9, 2, device="abacus"),
+        "ValueError",
+        "`device` must be there; got 'abacus', and JAX finds cpu",
+    ),
+    "plan device 3": (
+        lambda: tp.plan(9, 2, device=3),
+        "TypeError",
+        "`device` must be a JAX device or the name of a platform; got int",
+    ),
     "rank of text labels in jit": (
         lambda: jax.jit(lambda c: tp.rank(GOOD, 0.5, labels=c).scores)(jnp.zeros(40)),
         "TypeError",

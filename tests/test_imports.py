@@ -15,8 +15,8 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"_types", "_results", "_host", "_files"},
-    {"_checks", "_distance", "_callback", "_sources"},
+    {"_types", "_results", "_host", "_files", "_memory"},
+    {"_checks", "_distance", "_callback", "_sources", "_speed"},
     {"_arrays", "_arrow", "_checkpoint", "_csv", "_features"},
     {"_diagram", "_spanning_forest", "_steps", "_topology"},
     {"_diagram_distances", "_flag"},
@@ -27,6 +27,8 @@ ROWS = [
     {"_spectral", "_score", "_select"},
     {"_beta", "_compare", "_embedding"},
     {"_ensemble", "_transform"},
+    {"_stages"},
+    {"_plan"},
     {"_rank", "baselines"},
     {"_ranking_files"},
     {"_views"},

@@ -27,6 +27,9 @@ from ._graph import knn_graph as knn_graph
 from ._persistence import diagram_from_generators as diagram_from_generators
 from ._persistence import rips_generators as rips_generators
 from ._persistence import vietoris_rips as vietoris_rips
+from ._plan import Plan as Plan
+from ._plan import StagePlan as StagePlan
+from ._plan import plan as plan
 from ._rank import Ranking as Ranking
 from ._rank import rank as rank
 from ._results import RESULTS as RESULTS

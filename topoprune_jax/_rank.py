@@ -12,9 +12,11 @@ from . import _checks as checks
 from ._beta import choose_beta
 from ._checkpoint import check_checkpoint, fingerprint
 from ._embedding import EmbeddingOptions, check_options, embed
-from ._features import traced_unit_rows, unit_rows
+from ._features import known_shape, traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
-from ._graph import METHODS, NeighborGraph, check_graph, nearest_neighbors
+from ._graph import NEIGHBORS, NeighborGraph, check_graph, method_for, nearest_neighbors
+from ._graph_exact import TILE_BYTES
+from ._plan import fitting_tiles, problem_of
 from ._results import RESULTS
 from ._score import structural_complexity
 from ._select import class_agreement, kept_count, select
@@ -23,14 +25,10 @@ from ._steps import Run, running
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
 
-NEIGHBORS = ("auto", *METHODS)
-"""The names that `neighbors` may have."""
-
 _DEFAULT_SEED = 0
 _N_STRATA = 20
 _BETA_WITH_LABELS = -1.0
 _LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
-_EXACT_ON_CPU = 100_000  # samples up to which "auto" compares all with all on a CPU
 
 
 class Ranking(eqx.Module):
@@ -142,6 +140,8 @@ def rank(
     [0, 1), labels of another length, or an option out of range; ValueError if `checkpoint` holds
     another ranking (data, options, key, versions or device differ; the sentence says which), and
     `io.FileError` if it cannot be written, holds other files, or another process is at work on it.
+    MemoryError, before anything is read, for more than can fit into the memory that is free: what
+    is needed, what is there and what would fit. `plan` says so beforehand, and how long it takes.
 
     Works under `jit` and `vmap`, for many data sets of one size or many keys in one call. Values
     cannot be looked at there: labels must be integers, rows that are not finite are taken for
@@ -172,24 +172,40 @@ def rank(
                 "`jit` and `vmap`."
             )
         check_checkpoint(checkpoint)
-    if checks.is_traced(features):
-        points, identical, finite = traced_unit_rows(features, normalize=normalize)
-        result = RESULTS.where(identical, RESULTS.all_identical, RESULTS.successful)
-        result = RESULTS.where(finite, result, RESULTS.features_not_finite)
-    else:
-        points, identical = unit_rows(features, normalize=normalize, progress=progress)
-        result = RESULTS.all_identical if identical else RESULTS.successful
-    n = points.shape[0]
-    codes = None if labels is None else checks.check_labels(labels, n)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
-    _check_neighbors(neighbors, n)
-    neighbors = _method(neighbors, n)
-    checks.check_count(patch_size, name="patch_size", low=2)
+    _check_name(neighbors)
+    m = checks.check_count(patch_size, name="patch_size", low=2)
     if beta is not None:
         beta = checks.check_beta(beta)
     agreement_power = checks.check_number(agreement_power, name="agreement_power", low=0)
     check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
+
+    def tiles(n: int, d: int, held: int) -> int:
+        classes = () if labels is None else (n,)
+        problem = problem_of(n, d, classes, k, neighbors, m, beta, embedding)
+        return fitting_tiles(problem, held=held)
+
+    if checks.is_traced(features):
+        points, identical, finite = traced_unit_rows(features, normalize=normalize)
+        result = RESULTS.where(identical, RESULTS.all_identical, RESULTS.successful)
+        result = RESULTS.where(finite, result, RESULTS.features_not_finite)
+        tile_bytes = TILE_BYTES
+    else:
+        shape = known_shape(features)
+        tile_bytes = None if shape is None else tiles(*shape, held=0)
+        points, identical = unit_rows(
+            features, normalize=normalize, progress=progress, tile_bytes=tile_bytes
+        )
+        result = RESULTS.all_identical if identical else RESULTS.successful
+        if tile_bytes is None:
+            tile_bytes = tiles(*points.shape, held=points.nbytes)
+    n = points.shape[0]
+    codes = None if labels is None else checks.check_labels(labels, n)
+    if isinstance(neighbors, NeighborGraph):
+        _check_size(neighbors, n)
+    else:
+        neighbors = method_for(neighbors, n)
     # One neighbor at least, so that a single sample has a graph: an empty slot.
     k = max(1, min(k, n - 1))
     options = {
@@ -207,7 +223,9 @@ def rank(
         return fingerprint(points, {"labels": codes, "graph": graph}, key, options | more)
 
     with running(progress, checkpoint, identity) as run:
-        stages = partial(_stages, points, codes, neighbors, **options, run=run, key=key)
+        stages = partial(
+            _stages, points, codes, neighbors, **options, tile_bytes=tile_bytes, run=run, key=key
+        )
         scores, order, z, beta, recall = run.once("ranking", stages, lambda *arrays: arrays)
     n_kept = kept_count(n, ratio)
     return Ranking(
@@ -223,14 +241,32 @@ def rank(
 
 
 def _stages(
-    points, codes, neighbors, *, n_neighbors, patch_size, beta, agreement_power, embedding, run, key
+    points,
+    codes,
+    neighbors,
+    *,
+    n_neighbors,
+    patch_size,
+    beta,
+    agreement_power,
+    embedding,
+    tile_bytes,
+    run,
+    key,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Scores, order, embedding, beta and recall: all that does not depend on the ratio."""
     start_key, embed_key, strata_key = jax.random.split(key, 3)
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
     else:
-        search = partial(nearest_neighbors, points, n_neighbors, method=neighbors, progress=run)
+        search = partial(
+            nearest_neighbors,
+            points,
+            n_neighbors,
+            method=neighbors,
+            progress=run,
+            tile_bytes=tile_bytes,
+        )
         graph = run.once("neighbors", search, NeighborGraph)
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     c = int(embedding.n_components)
@@ -251,33 +287,30 @@ def _stages(
         k=n_neighbors,
         beta=beta,
         agreement_power=agreement_power,
+        tile_bytes=tile_bytes,
         run=run,
         key=strata_key,
     )
     return scores, order, z, beta, graph.recall
 
 
-def _check_neighbors(neighbors: str | NeighborGraph, n: int) -> None:
+def _check_name(neighbors: str | NeighborGraph) -> None:
     if isinstance(neighbors, NeighborGraph):
-        check_graph(neighbors)
-        if neighbors.n_points != n:
-            raise ValueError(
-                f"`neighbors` must be a graph of the {n} samples; got one of {neighbors.n_points} "
-                "points. Make it from the same features."
-            )
-    elif not isinstance(neighbors, str) or neighbors not in NEIGHBORS:
+        return
+    if not isinstance(neighbors, str) or neighbors not in NEIGHBORS:
         raise ValueError(
             "`neighbors` must be 'auto', 'exact', 'projected', 'blocks' or a NeighborGraph; got "
             f"{neighbors if isinstance(neighbors, str) else type(neighbors).__name__}."
         )
 
 
-def _method(neighbors: str | NeighborGraph, n: int) -> str | NeighborGraph:
-    """The graph, or the method of `knn_graph` that is meant."""
-    if not isinstance(neighbors, str) or neighbors != "auto":
-        return neighbors
-    is_long = jax.default_backend() == "cpu" and n > _EXACT_ON_CPU
-    return "blocks" if is_long else "exact"
+def _check_size(graph: NeighborGraph, n: int) -> None:
+    check_graph(graph)
+    if graph.n_points != n:
+        raise ValueError(
+            f"`neighbors` must be a graph of the {n} samples; got one of {graph.n_points} "
+            "points. Make it from the same features."
+        )
 
 
 def _start(points, fuzzy_set, n_components, key) -> Array:
@@ -289,7 +322,18 @@ def _start(points, fuzzy_set, n_components, key) -> Array:
 
 
 def _order(
-    points, fuzzy_set, z, scores, codes, *, k, beta, agreement_power, run: Run, key
+    points,
+    fuzzy_set,
+    z,
+    scores,
+    codes,
+    *,
+    k,
+    beta,
+    agreement_power,
+    tile_bytes,
+    run: Run,
+    key,
 ) -> tuple[Array, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
     if codes is None:
@@ -304,8 +348,8 @@ def _order(
         agreement = jnp.maximum(class_agreement(fuzzy_set, codes), _LEAST_AGREEMENT)
         weights = agreement**agreement_power
         name = "class neighbors"
-        search = partial(nearest_neighbors, points, k, codes=codes, stage=name, progress=run)
-        graph = run.once(name, search, NeighborGraph)
+        search = partial(nearest_neighbors, points, k, codes=codes, tile_bytes=tile_bytes)
+        graph = run.once(name, partial(search, stage=name, progress=run), NeighborGraph)
         fuzzy_set = run.step("class fuzzy set", partial(fuzzy_simplicial_set, graph))
         beta = _BETA_WITH_LABELS if beta is None else beta
         groups = {"labels": codes, "weights": weights}

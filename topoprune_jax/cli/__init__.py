@@ -1,4 +1,4 @@
-"""The command line: `topoprune rank`, `report`, `compare`, `bench`, `demo` and `completion`.
+"""The command line: `topoprune rank`, `plan`, `report`, `compare`, `bench`, `demo`, `completion`.
 
 The computing modules are imported inside the commands, so that a mistyped option is answered at
 once.
@@ -19,6 +19,7 @@ from ._console import BAD_INPUT, INTERRUPTED, PROGRAM
 from ._console import StageTimer as StageTimer
 from ._console import peak_memory as peak_memory
 from ._demo import demo_command
+from ._plan import plan_command
 from ._rank import rank_command
 from ._report import report_command
 
@@ -40,6 +41,7 @@ def _commands(context: click.Context) -> None:
     \b
     topoprune demo                                          see it work, no data needed
     topoprune rank features.npy --ratio 0.9 --out kept.npz  rank your own features
+    topoprune plan 1000000 128                              memory and seconds beforehand
     topoprune report features.npy --ratio 0.9               a page about the choice
     topoprune compare one.npz two.npz                       how two rankings differ
     topoprune rank --help                                   everything about ranking
@@ -68,6 +70,7 @@ def _completion_command(shell: str) -> None:
 
 for _command in (
     rank_command,
+    plan_command,
     report_command,
     compare_command,
     bench_command,

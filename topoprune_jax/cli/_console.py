@@ -228,6 +228,10 @@ def user_errors() -> Iterator[None]:
         if _raised_by(error) != "_checks":
             raise
         raise click.ClickException(str(error)) from error
+    except MemoryError as error:
+        if _raised_by(error) != "_plan":
+            raise
+        raise click.ClickException(str(error)) from error
     except ImportError as error:
         if _raised_by(error) not in _WITH_EXTRAS:
             raise

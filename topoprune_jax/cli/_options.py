@@ -1,6 +1,6 @@
 """Options of a ranking, the same in every command that ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -51,6 +51,15 @@ _OPTIONS = (
 
 def ranking_options(command: Command) -> Command:
     """Gives a command `seed`, `n_neighbors`, `neighbors`, `patch_size` and `beta`."""
-    for option in reversed(_OPTIONS):
+    return _with(command, _OPTIONS)
+
+
+def planning_options(command: Command) -> Command:
+    """The same without `seed`, on which neither time nor memory depends."""
+    return _with(command, _OPTIONS[1:])
+
+
+def _with(command: Command, options: Sequence[Callable[..., Any]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command

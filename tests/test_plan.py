@@ -1,0 +1,430 @@
+"""The plan against what XLA says of the compiled programs, its laws, and what it refuses."""
+
+import functools
+import json
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax as tp
+from topoprune_jax import _embedding as embedding
+from topoprune_jax import _graph_exact as exact
+from topoprune_jax import _plan, _rank, _stages, cli
+from topoprune_jax import _select as selection
+from topoprune_jax._memory import free_host_memory, free_memory
+from topoprune_jax._spectral import low_eigenvectors
+from topoprune_jax._speed import Speed, speed_of
+
+GIB = 1 << 30
+# No test depends on how fast this machine is.
+SPEED = Speed(flops=1e11, streamed=1e10, operations=1e9, steps=1e5, compilation=0.5)
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """A known speed and 8 GiB of free memory."""
+    monkeypatch.setattr(_plan, "speed_of", lambda device: SPEED)
+    monkeypatch.setattr(_plan, "free_memory", lambda device: 8 * GIB)
+
+
+def problem(n=20_000, d=64, **changes):
+    several = {
+        "k": 15, "m": 64, "c": 2, "neighbors": "exact", "class_sizes": (), "chooses_beta": True,
+        "n_epochs": 120, "n_negatives": 64,
+    }  # fmt: skip
+    return _stages.Problem(n=n, d=d, **(several | changes))
+
+
+def peak(**changes):
+    several = _stages.stages(problem(**changes), tile_bytes=exact.TILE_BYTES, platform="cpu")
+    return max(_stages.peaks(several))
+
+
+N, D, K, C = 20_000, 64, 15, 2
+
+
+def arrays(*shapes):
+    """Arrays without values: ("f", n, d) of float32, ("i", n) of int32."""
+    dtypes = {"f": jnp.float32, "i": jnp.int32}
+    return [jax.ShapeDtypeStruct(shape, dtypes[kind]) for kind, *shape in shapes]
+
+
+def table(n, d):
+    (points,) = arrays(("f", n, d))
+    make = functools.partial(exact.prepare, codes=None, metric="euclidean", n_rows=n)
+    return jax.eval_shape(make, points)
+
+
+def fuzzy_set():
+    names = ("indices", "memberships", "reverse_offsets", "reverse_indices")
+    names += ("reverse_memberships", "rho", "sigma")
+    shapes = [
+        ("i", N, K),
+        ("f", N, K),
+        ("i", N + 1),
+        ("i", N * K),
+        ("f", N * K),
+        ("f", N),
+        ("f", N),
+    ]
+    made = object.__new__(tp.FuzzySimplicialSet)
+    for name, array in zip(names, arrays(*shapes), strict=True):
+        object.__setattr__(made, name, array)
+    return made
+
+
+def _exact_search():
+    """The table stays; the scan of one part comes on top."""
+    rows, own = table(N, D), arrays(("i", 2, exact.ROWS))[0]
+    block = exact.block_size(N, None)
+    options = {"metric": "euclidean", "k": K, "block": block, "by_class": False}
+    return held(rows), [(exact.search, (rows, own), options)]
+
+
+def _spectral_start():
+    (guess,) = arrays(("f", N, C))
+
+    def filtered(fuzzy_set, guess, key):
+        return low_eigenvectors(
+            fuzzy_set, C, guess=guess, rounds=4, degree=8, tolerance=0.1, key=key
+        )
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return held(guess), [(jax.jit(filtered), (fuzzy_set(), guess, key), {})]
+
+
+def _embedding():
+    """The layout stays; then the epochs."""
+    start, z = arrays(("f", N, C), ("f", C, N))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    layout = jax.eval_shape(embedding._layout, fuzzy_set(), start, key)
+    options = {"options": tp.EmbeddingOptions(n_components=C), "n_epochs": 10}
+    return held((layout, z, z)), [(embedding._run, (layout, (z, z), 0, key), options)]
+
+
+def _greedy():
+    return 0, [(selection._start, (fuzzy_set(), *arrays(("f", N), ("i", N))), {})]
+
+
+def held(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+PROGRAMS = {
+    "neighbors": _exact_search,
+    "start": _spectral_start,
+    "embedding": _embedding,
+    "selection": _greedy,
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_bytes_are_those_of_the_compiled_programs(name):
+    """XLA says what a program needs beside its arguments, and how large its results are."""
+    kept, programs = PROGRAMS[name]()
+    needed = 0
+    for program, arguments, options in programs:
+        memory = program.lower(*arguments, **options).compile().memory_analysis()
+        size = memory.temp_size_in_bytes + memory.output_size_in_bytes
+        needed = max(needed, kept + size)
+    several = _stages.stages(problem(n=N, d=D, k=K, c=C), tile_bytes=1 << 26, platform="gpu")
+    (stage,) = (stage for stage in several if stage.name == name)
+    assert stage.work_bytes == pytest.approx(needed, rel=0.25)
+
+
+LARGER = {
+    "n": {"n": 40_000},
+    "d": {"d": 256},
+    "k": {"k": 40},
+    "m": {"m": 128},
+    "c": {"c": 4},
+    "labels": {"class_sizes": (2_000,) * 10},
+}
+
+
+@pytest.mark.parametrize("change", LARGER.values(), ids=LARGER)
+def test_more_of_anything_takes_no_less(change):
+    """Of memory in every stage, and of work."""
+    small, large = (
+        _stages.stages(
+            problem(**(given | {"chooses_beta": False})), tile_bytes=1 << 26, platform="gpu"
+        )
+        for given in ({}, change)
+    )
+    sizes, others = dict(zip((s.name for s in small), _stages.peaks(small), strict=True)), {}
+    for stage, size in zip(large, _stages.peaks(large), strict=True):
+        others[stage.name] = size
+    common = sizes.keys() & others.keys()
+    assert len(common) >= 7
+    assert all(others[name] >= sizes[name] for name in common)
+    assert sum(others.values()) > sum(sizes.values())
+    work, more = ({s.name: s.work for s in several} for several in (small, large))
+    assert all(a >= b for name in common for a, b in zip(more[name], work[name], strict=True))
+
+
+def test_memory_grows_linearly_and_exact_search_quadratically():
+    ns = (200_000, 400_000, 800_000)
+    for neighbors in ("exact", "blocks"):
+        sizes = [peak(n=n, neighbors=neighbors) - _stages.PROGRAM_BYTES for n in ns]
+        assert sizes[1] / sizes[0] == pytest.approx(2, rel=0.1)
+        assert sizes[2] / sizes[1] == pytest.approx(2, rel=0.05)
+    seconds = [
+        _stages.seconds_of(
+            next(
+                stage
+                for stage in _stages.stages(problem(n=n), tile_bytes=1 << 26, platform="cpu")
+                if stage.name == "neighbors"
+            ),
+            SPEED,
+        )
+        for n in ns
+    ]
+    assert seconds[1] / seconds[0] == pytest.approx(4, rel=0.05)
+
+
+class TestFreeMemory:
+    """Of the system's own files, written by hand."""
+
+    @staticmethod
+    def system(folder, *, available=8 * GIB, listing="", files=()):
+        (folder / "proc/self").mkdir(parents=True)
+        (folder / "proc/meminfo").write_text(
+            f"MemTotal:       99 kB\nMemAvailable:   {available // 1024} kB\nHugePages_Total: 0\n"
+        )
+        (folder / "proc/self/cgroup").write_text(listing)
+        for name, content in dict(files).items():
+            path = folder / "groups" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{content}\n")
+        return free_host_memory(proc=folder / "proc", cgroups=folder / "groups")
+
+    def test_of_the_machine(self, tmp_path):
+        assert self.system(tmp_path) == 8 * GIB
+
+    def test_the_second_version_of_groups_counts_every_ancestor(self, tmp_path):
+        files = {
+            "memory.max": "max",
+            "memory.current": 5,
+            "a/memory.max": 3 * GIB,
+            "a/memory.current": 2 * GIB,
+            "a/memory.stat": f"anon 7\nactive_file {GIB // 4}\ninactive_file {GIB // 4}",
+            "a/b/memory.max": 6 * GIB,
+            "a/b/memory.current": GIB,
+        }
+        assert self.system(tmp_path, listing="0::/a/b\n", files=files) == 1.5 * GIB
+
+    def test_the_first_version_of_groups(self, tmp_path):
+        files = {
+            "memory/memory.limit_in_bytes": 9223372036854771712,
+            "memory/memory.usage_in_bytes": 5,
+            "memory/job/memory.limit_in_bytes": 4 * GIB,
+            "memory/job/memory.usage_in_bytes": GIB,
+            "memory/job/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}",
+        }
+        listing = "5:cpu,cpuacct:/x\n4:memory:/job/gone\n0::/\n"
+        assert self.system(tmp_path, listing=listing, files=files) == 4 * GIB
+
+    def test_what_is_overdrawn_is_nothing(self, tmp_path):
+        files = {"memory.max": GIB, "memory.current": 2 * GIB}
+        assert self.system(tmp_path, listing="0::/\n", files=files) == 0
+
+    def test_elsewhere_nothing_is_known(self, tmp_path):
+        assert free_host_memory(proc=tmp_path, cgroups=tmp_path) is None
+
+    def test_of_a_device(self):
+        def device(stats):
+            return types.SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+
+        assert free_memory(device({"bytes_limit": 9, "bytes_in_use": 4})) == 5
+        assert free_memory(device({"bytes_in_use": 4})) is None
+        assert free_memory(device(None)) is None
+        here = free_memory(jax.devices("cpu")[0])
+        assert here is None or here > 1 << 20
+
+
+def test_a_plan_adds_up_and_prints(steady):
+    plan = tp.plan(50_000, 128, device="cpu")
+    names = [stage.name for stage in plan.stages]
+    assert names == [
+        "features", "neighbors", "fuzzy set", "start", "embedding", "complexity",
+        "strata", "beta", "selection",
+    ]  # fmt: skip
+    assert plan.peak_bytes == max(stage.bytes for stage in plan.stages)
+    assert plan.seconds == pytest.approx(sum(stage.seconds for stage in plan.stages))
+    assert all(stage.seconds > 0 for stage in plan.stages)
+    assert (plan.fits, plan.remedy, plan.host_bytes, plan.free_bytes) == (True, "", 0, 8 * GIB)
+    text = str(plan)
+    assert text.startswith("50,000 samples of 128 features on cpu\nstage ")
+    assert all(re.search(rf"^{name} .*\d\.\d\d .*\d\.\d$", text, re.M) for name in names)
+    assert f"in the stage '{plan.peak_stage}'; 8.6 GB are free." in text
+    with pytest.raises(AttributeError):
+        plan.n = 3
+
+
+def test_classes_by_number_or_by_size(steady):
+    by_number, by_size = tp.plan(10, 3, classes=3), tp.plan(10, 3, classes=[4, 3, 3])
+    assert by_number == by_size
+    assert "class neighbors" in [stage.name for stage in by_number.stages]
+    assert "beta" not in [stage.name for stage in tp.plan(10, 3, beta=1.0).stages]
+    given = tp.plan(10, 3, neighbors="given")
+    assert "neighbors" not in [stage.name for stage in given.stages]
+
+
+def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):
+    free = 100 * (1 << 20)
+    monkeypatch.setattr(_plan, "free_memory", lambda device: free)
+    features = np.broadcast_to(np.float32(1), (1_000_000, 128))  # holds one number
+    seen = []
+    with pytest.raises(MemoryError) as refusal:
+        tp.rank(features, 0.9, progress=lambda *state: seen.append(state))
+    assert seen == []
+    text = str(refusal.value)
+    assert re.match(r"`rank` needs about \d+\.\d GB for 1,000,000 samples of 128 features", text)
+    assert "got 105 MB that are free on cpu" in text
+    assert re.search(r"Free some memory|samples would fit", text)
+
+
+@pytest.mark.parametrize(
+    ("given", "share", "expected"),
+    [
+        ({"n": 3_000_000, "d": 600}, 0.8, "fit with neighbors='blocks' or 64 principal"),
+        ({"n": 400_000, "d": 4096}, 0.5, "64 principal components instead of 4,096 features"),
+        ({"n": 3_000_000, "d": 300, "k": 100}, 0.2, "n_neighbors=8 .* together"),
+        ({"n": 3_000_000}, 0.3, "samples would fit: rank a random part"),
+        ({"n": 3_000_000}, 0.001, "Free some memory"),
+    ],
+)
+def test_the_remedy_fits(given, share, expected):
+    asked = problem(**given)
+    device = types.SimpleNamespace(platform="gpu")
+    free = round(share * _plan._peak(asked, device))
+    text = _plan._remedy(asked, device, free)
+    assert re.search(expected, text)
+    if "would fit: " in text:
+        n = int(re.search(r"([\d,]+) samples", text)[1].replace(",", ""))
+        fewer, more = (_plan._with_samples(asked, round(f * n)) for f in (1, 1.2))
+        assert _plan._peak(fewer, device) <= free < _plan._peak(more, device)
+
+
+def test_scarce_memory_makes_smaller_tiles():
+    device = types.SimpleNamespace(platform="cpu")
+    asked = problem(d=512)
+    most, least = (_plan._peak(asked, device, t) for t in (exact.TILE_BYTES, 1 << 20))
+    assert least < most
+    assert _plan._tile_bytes(asked, device, None) == exact.TILE_BYTES
+    assert _plan._tile_bytes(asked, device, round(most)) == exact.TILE_BYTES
+    assert _plan._tile_bytes(asked, device, round(most) - 1) < exact.TILE_BYTES
+    assert _plan._tile_bytes(asked, device, 0) == exact.LEAST_TILE_BYTES
+
+
+def ranked(features, labels, monkeypatch, tile_bytes):
+    """The ranking with tiles of a size, and the stages that it announced."""
+    monkeypatch.setattr(_rank, "fitting_tiles", lambda problem, held: tile_bytes)
+    seen = {}
+    ranking = tp.rank(
+        features, 0.9, labels=labels, n_neighbors=5, patch_size=8,
+        embedding=tp.EmbeddingOptions(n_epochs=3),
+        progress=lambda stage, done, total: seen.setdefault(stage),
+    )  # fmt: skip
+    return ranking, list(seen)
+
+
+def test_three_sizes_of_tiles_keep_the_same_and_stages_are_announced(steady, monkeypatch, rng):
+    features = rng.normal(size=(1100, 6)).astype(np.float32)
+    labels = np.arange(1100) % 2
+    whole, seen = ranked(features, labels, monkeypatch, exact.TILE_BYTES)
+    assert seen == [stage.name for stage in tp.plan(1100, 6, classes=2).stages]
+    for tile_bytes in (1 << 20, 1 << 18):
+        other, _ = ranked(features, labels, monkeypatch, tile_bytes)
+        np.testing.assert_array_equal(other.order, whole.order)
+        np.testing.assert_array_equal(other.embedding, whole.embedding)
+    _, seen = ranked(features, None, monkeypatch, exact.TILE_BYTES)
+    assert seen == [stage.name for stage in tp.plan(1100, 6).stages]
+
+
+def test_speed_is_measured_once():
+    device = jax.devices("cpu")[0]
+    speed = speed_of(device)
+    assert all(rate > 0 for rate in speed)
+    assert speed_of(device) is speed
+    stage = _stages.Stage("any", 0, 0, _stages.Work(2e11, 3e10, 4e9, 5e5))
+    assert _stages.seconds_of(stage, SPEED) == pytest.approx(2 + 3 + 4 + 5)
+
+
+class TestCommand:
+    """`topoprune plan`."""
+
+    @staticmethod
+    def run(capsys, *words):
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(["plan", *map(str, words)])
+        out, err = capsys.readouterr()
+        return leaving.value.code, out, err
+
+    def test_numbers(self, steady, capsys):
+        code, out, err = self.run(capsys, 1_000_000, 128, "--neighbors", "blocks", "--ratio", 0.9)
+        assert (code, err) == (0, "")
+        plan = tp.plan(1_000_000, 128, neighbors="blocks")
+        assert out.startswith("1,000,000 samples of 128 features on cpu\nstage ")
+        assert plan.summary in out
+        assert all(stage.name in out for stage in plan.stages)
+        assert out.endswith("At a ratio of 0.9, 100,000 samples are kept.\n")
+
+    def test_what_does_not_fit_says_what_would(self, steady, capsys):
+        code, out, _ = self.run(capsys, 20_000_000, 128)
+        assert code == 0
+        assert "That does not fit. About" in out
+
+    def test_json_of_a_file_with_labels(self, steady, capsys, tmp_path):
+        labels = np.repeat(["a", "b"], [7, 5])
+        np.savez(tmp_path / "data.npz", x=np.ones((12, 3), np.float16), y=labels)
+        data = tmp_path / "data.npz"
+        words = (f"{data}::x", "--labels", f"{data}::y", "--beta", 1, "--json")
+        code, out, err = self.run(capsys, *words)
+        assert (code, err) == (0, "")
+        told, plan = json.loads(out), tp.plan(12, 3, classes=[7, 5], beta=1.0)
+        assert (told["n_samples"], told["n_features"], told["n_classes"]) == (12, 3, 2)
+        assert told["stages"] == [vars(stage) for stage in plan.stages]
+        assert told["peak_bytes"] == plan.peak_bytes
+        assert told["seconds"] == plan.seconds
+        assert (told["fits"], told["free_bytes"], told["remedy"]) == (True, 8 * GIB, "")
+        assert "n_kept" not in told
+        by_column = self.run(capsys, f"{data}::x", "--label-column", "y", "--beta", 1, "--json")
+        assert json.loads(by_column[1]) == told
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ([], "Missing argument"),
+            (["10"], "cannot read '10': there is no such file"),
+            (["10", "x"], "pass the number of samples and of features, or one file .* '10 x'"),
+            (["10", "3", "4"], "pass the number of samples and of features"),
+            (["0", "3"], "`n` must be at least 1"),
+            (["10", "3", "--ratio", "90"], "Pass 0.9 to remove 90 %"),
+            (["10", "3", "--classes", "11"], "`classes` must be between 1 and 10"),
+            (["10", "3", "--classes", "2", "--labels", "y.npy"], "leave one out"),
+            (["10", "3", "--label-column", "y"], "instead of a file"),
+            (["10", "3", "--labels", "absent.npy"], "absent.npy.*no such file"),
+            (["10", "3", "--neighbors", "near"], "neighbors"),
+            (["10", "3", "--n-neighbors", "0"], "n_neighbors"),
+        ],
+    )
+    def test_bad_input_is_one_line_and_exit_code_2(self, steady, capsys, words, message):
+        code, out, err = self.run(capsys, *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert re.match("Error: .", err)
+        assert re.search(message, err)
+
+    def test_rank_that_cannot_fit_is_one_line(self, monkeypatch, capsys, tmp_path):
+        monkeypatch.setattr(_plan, "free_memory", lambda device: 1 << 20)
+        np.save(tmp_path / "x.npy", np.ones((50, 3), np.float32))
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(["rank", f"{tmp_path}/x.npy", "--ratio", "0.5", "--out", f"{tmp_path}/o.npz"])
+        out, err = capsys.readouterr()
+        assert (leaving.value.code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("Error: `rank` needs about")
+        assert not (tmp_path / "o.npz").exists()

@@ -1,0 +1,321 @@
+"""What every stage of `rank` holds and does, counted from n, d and k alone.
+
+Memory is counted in arrays: those that a stage makes and its programs need at their worst moment,
+on top of those that `rank` holds by then. Work is counted in four kinds, each of which a machine
+does at a rate of its own (`_speed`). The counts are of the code as it is; tests hold them against
+what XLA says of the compiled programs, benchmarks/bench_scale.py against what is measured.
+"""
+
+import math
+from typing import NamedTuple
+
+from . import _beta, _score, _select, _strata
+from . import _graph_approximate as approximate
+from . import _graph_boxes as boxes
+from . import _graph_exact as exact
+from ._speed import Speed
+
+_NUMBER = 4  # bytes of a float32 or an int32
+_BETAS = 5  # that `choose_beta` tries at most
+_N_STRATA = 20
+_PATCH_NUMBERS = 1 << 22  # pairs of points of the patches that are scored in one go, at most
+# What the compiler and its programs hold on a CPU.
+PROGRAM_BYTES = 4.3e8
+# How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
+# 50,000 x 128 real features on two cores (benchmarks/results/rank_50000x128.json).
+_READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
+_SELECTION = 0.6  # operations for a pair that is looked at
+_LEAST, _LEAST_OF_GROUPS = 1.6e4, 5e3  # operations for the least values of a row of a tile
+_SORTED = 60.0  # numbers moved for a point and a level of the tree
+_BANDWIDTH = 90.0  # operations for an edge, in which two bandwidths are found
+_ROUNDS, _DEGREE = 6, 13  # of the filter, as a rule
+_FILTERED = 3.0  # times that the numbers of an edge are moved when the filter is applied
+_FORCE = 2.7  # operations for an edge or a repelling point, in two dimensions
+_PATCH = 2.4  # operations for a pair of points of a patch
+_BOXES = 430.0  # operations for a point and a neighbor that is sought
+_DISTANCE = 3.0  # times that the coordinates are moved for a center
+_EVALUATIONS, _FIRST_EVALUATIONS = 4.3, 8.0  # steps for a pick; for the first tenth of the picks
+_LOOKED_THROUGH = 0.6  # operations for a bound
+
+
+class Problem(NamedTuple):
+    """What a ranking is asked for, as far as memory and time depend on it."""
+
+    n: int
+    d: int
+    k: int
+    m: int  # points of a patch
+    c: int  # components of the embedding
+    neighbors: str  # "exact", "projected", "blocks" or "given"
+    class_sizes: tuple[int, ...]  # empty without labels
+    chooses_beta: bool
+    n_epochs: int
+    n_negatives: int
+
+
+class Work(NamedTuple):
+    """How much of each kind of work there is."""
+
+    flops: float = 0.0  # of matrix products
+    streamed: float = 0.0  # bytes from and to memory
+    operations: float = 0.0  # on numbers in the cache, in units of one `exp2(log2(x))`
+    steps: float = 0.0  # of a sequential loop over a few numbers
+
+
+class Stage(NamedTuple):
+    """A stage of `rank`, by the name that `progress` gets."""
+
+    name: str
+    work_bytes: float  # at its worst moment, on top of what was held when it began
+    kept_bytes: float  # of what it leaves behind
+    work: Work
+
+
+def seconds_of(stage: Stage, speed: Speed) -> float:
+    """What a device of that speed takes for a stage."""
+    rates = (speed.flops, speed.streamed, speed.operations, speed.steps)
+    return sum(amount / rate for amount, rate in zip(stage.work, rates, strict=True))
+
+
+def stages(problem: Problem, *, tile_bytes: int, platform: str) -> list[Stage]:
+    """The stages in their order."""
+    p = problem
+    several = [_of_features(p, tile_bytes)]
+    if p.neighbors != "given":
+        several.append(_of_neighbors(p, tile_bytes))
+    several += [_of_fuzzy_set(p, "fuzzy set"), _of_start(p), _of_embedding(p), _of_complexity(p)]
+    if p.class_sizes:
+        several += [_of_class_neighbors(p, tile_bytes), _of_fuzzy_set(p, "class fuzzy set")]
+    else:
+        several.append(_of_strata(p))
+        if p.chooses_beta:
+            several.append(_of_beta(p))
+    several.append(_of_selection(p))
+    if platform != "cpu":
+        # What reads the features is the host's; the device holds the result.
+        several[0] = several[0]._replace(work_bytes=several[0].kept_bytes)
+        return several
+    # The compiler and its programs are there from the first stage on.
+    several[0] = several[0]._replace(
+        work_bytes=several[0].work_bytes + PROGRAM_BYTES,
+        kept_bytes=several[0].kept_bytes + PROGRAM_BYTES,
+    )
+    return several
+
+
+def host_bytes(problem: Problem, platform: str) -> float:
+    """What the machine must hold besides the memory of an accelerator."""
+    return (
+        0.0
+        if platform == "cpu"
+        else _of_features(problem, exact.LEAST_TILE_BYTES).work_bytes + PROGRAM_BYTES
+    )
+
+
+def peaks(several: list[Stage]) -> list[float]:
+    """Bytes at the worst moment of every stage."""
+    held, result = 0.0, []
+    for stage in several:
+        result.append(held + stage.work_bytes)
+        held += stage.kept_bytes
+    return result
+
+
+def _stage(name: str, work: float, kept: float, amounts: Work) -> Stage:
+    """Counts of numbers as bytes; what a stage leaves behind was there while it ran."""
+    return Stage(name, _NUMBER * max(work, kept), _NUMBER * kept, amounts)
+
+
+def _of_features(p: Problem, slab_bytes: int) -> Stage:
+    """Rows as float32, which JAX takes over, from slabs in float64."""
+    rows = p.n * p.d
+    slab = min(2 * rows, slab_bytes // _NUMBER)
+    work = Work(streamed=_READ * rows)
+    return _stage("features", rows + 3.0 * slab, rows, work)
+
+
+def _of_neighbors(p: Problem, tile_bytes: int) -> Stage:
+    kept = 2.0 * p.n * p.k
+    tree = approximate._plan(p.n, p.k) if p.neighbors == "blocks" else None
+    if tree is not None:
+        return _stage("neighbors", _blocks_numbers(p, tree), kept, _blocks_work(p, tree))
+    if p.neighbors == "projected" and p.d > approximate._AXES:
+        numbers, work = _projected_numbers(p, tile_bytes), _projected_work(p)
+        return _stage("neighbors", numbers, kept, work)
+    return _stage(
+        "neighbors",
+        _search_numbers(p.n, p.d, p.k, (), tile_bytes),
+        kept,
+        _search_work(p.n, p.d, p.k, ()),
+    )
+
+
+def _of_class_neighbors(p: Problem, tile_bytes: int) -> Stage:
+    return _stage(
+        "class neighbors",
+        _search_numbers(p.n, p.d, p.k, p.class_sizes, tile_bytes) + 2.0 * p.n,
+        2.0 * p.n * p.k + 2.0 * p.n,
+        _search_work(p.n, p.d, p.k, p.class_sizes),
+    )
+
+
+def _pairs(n: int, class_sizes: tuple[int, ...]) -> float:
+    """Pairs that an exact search looks at: tiles of queries against the classes they are of."""
+    return float(sum(size * (size + exact.ROWS) for size in class_sizes)) if class_sizes else n * n
+
+
+def _search_numbers(n: int, d: int, k: int, class_sizes: tuple[int, ...], tile_bytes: int) -> float:
+    """The exact search: a table, its columns with room for a block more, and the parts found."""
+    width = max(class_sizes, default=n)
+    block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-width // 128) * 128)
+    table = n * (d + 4.0)
+    columns = (n + block) * (d + 1.0)
+    scan = columns + max(n * (d + 1.0), exact.ROWS * block)
+    return table + max(n * (d + 4.0), scan + 2.0 * n * k, n * (7.0 * k + 1))
+
+
+def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...]) -> Work:
+    pairs = _pairs(n, class_sizes)
+    blocks = -(-max(class_sizes, default=n) * _NUMBER * exact.ROWS // exact.TILE_BYTES)
+    return Work(
+        flops=2.0 * pairs * (d + 1),
+        streamed=8.0 * n * d * 10 + _NUMBER * n * (k + exact.SPARE) * d,
+        operations=_SELECTION * pairs + _LEAST * n * blocks,
+    )
+
+
+def _projected_numbers(p: Problem, tile_bytes: int) -> float:
+    """As the exact search with fewer columns; the table and the coordinates of its rows stay."""
+    block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-p.n // 128) * 128)
+    scanned = approximate._AXES + 2.0
+    table, coordinates = p.n * (p.d + 4.0), p.n * (scanned + 1)
+    columns = (p.n + block) * scanned
+    scan = columns + max(p.n * scanned, exact.ROWS * block) + 2.0 * p.n * p.k
+    return table + coordinates + max(p.n * (p.d + 4.0), scan, p.n * (7.0 * p.k + 1))
+
+
+def _projected_work(p: Problem) -> Work:
+    pairs, axes = float(p.n) ** 2, approximate._AXES
+    blocks = -(-p.n * _NUMBER * exact.ROWS // exact.TILE_BYTES)
+    return Work(
+        flops=2.0 * pairs * (axes + 2) + 4.0 * p.n * p.d * axes,
+        streamed=_NUMBER * p.n * (3 * p.k + 4.0) * p.d,
+        operations=_SELECTION * pairs + _LEAST * p.n * blocks,
+    )
+
+
+def _blocks_numbers(p: Problem, tree: approximate._Plan) -> float:
+    """The most of four moments: when the tree is sorted, when the table is put into its order, when
+    candidates are looked at, and when what was found is put into the order of the points."""
+    scanned = min(p.d, approximate._AXES + 1)
+    depth = tree.levels + tree.split
+    padded = (-(-p.n // 2**depth) << depth) / p.n
+    table, coordinates, found = p.d + 4.0, scanned + 2.0, float(tree.candidates)
+    planted = padded * (table + coordinates + 1)
+    sorting = table + coordinates + 2.0 * min(scanned, approximate._SPLIT_AXES) + 6
+    ordering = planted + max(table, coordinates, approximate._SPLIT_AXES) + 3
+    looking = planted + padded * 3 * found
+    gathering = planted + padded * found + 7 * p.k + 12
+    return p.n * max(sorting, ordering, looking, gathering)
+
+
+def _blocks_work(p: Problem, tree: approximate._Plan) -> Work:
+    pairs = float(p.n) * tree.visited * -(-p.n // 2**tree.levels)
+    scanned = min(p.d, approximate._AXES + 1)
+    seen = tree.candidates + tree.shared * p.k
+    depth = tree.levels + tree.split
+    return Work(
+        flops=2.0 * pairs * scanned
+        + 4.0 * p.n * p.d * min(p.d, approximate._AXES)
+        + 2.0 * approximate._SAMPLE * p.n * p.d,
+        streamed=_NUMBER * p.n * (seen * scanned + tree.candidates * p.d + depth * _SORTED),
+        operations=_SELECTION * pairs + _LEAST_OF_GROUPS * p.n,
+    )
+
+
+def _of_fuzzy_set(p: Problem, name: str) -> Stage:
+    """Memberships of both ends of every edge; a sort of the edges that only one end lists."""
+    edges = float(p.n) * p.k
+    work = Work(streamed=40.0 * edges, operations=edges * (2.0 * p.k + _BANDWIDTH))
+    kept = 3 * edges + 3.0 * p.n
+    return _stage(name, kept + 3.75 * edges + 8.25 * p.n, kept, work)
+
+
+def _of_start(p: Problem) -> Stage:
+    """Principal axes of the centered points; then the filter, a few columns wide."""
+    edges, width = float(p.n) * p.k, p.c + 3.0
+    applications = _ROUNDS * (_DEGREE + 1)
+    work = Work(
+        flops=4.0 * 9 * p.n * p.d * (p.c + 6),
+        streamed=_NUMBER * (18.0 * p.n * p.d + applications * _FILTERED * 2 * edges * width),
+    )
+    filtering = edges * (p.c + 12.0) + p.n * (12.0 * p.c + 32)
+    numbers = max(p.n * (p.d + 2.0 * p.c + 6), filtering)
+    return _stage("start", numbers, float(p.n) * p.c, work)
+
+
+def _of_embedding(p: Problem) -> Stage:
+    """The graph once more in an order of its own, and a few numbers a point."""
+    edges = float(p.n) * p.k
+    pulls = p.n * (2.0 * p.k + p.n_negatives) * p.c / 2
+    work = Work(operations=_FORCE * p.n_epochs * pulls)
+    layout = 5 * edges + p.n * (p.c + 2.0)
+    numbers = layout + max(edges + 3.0 * p.n, p.n * (10.0 * p.c + 4))
+    return _stage("embedding", numbers, float(p.n) * p.c, work)
+
+
+def _of_complexity(p: Problem) -> Stage:
+    """Patches are scored as they are found, a part after the other."""
+    n, m, c = p.n, p.m, p.c
+    is_by_boxes = c <= boxes._MAX_FEATURES and n >= boxes._MIN_POINTS and m <= boxes._MAX_NEIGHBORS
+    work = Work(operations=_PATCH * n * m * m)
+    scoring = 3.0 * min(_score._BATCH, _PATCH_NUMBERS // m**2) * m * m
+    if is_by_boxes:
+        part = min(n, boxes._TILES_PER_CALL * boxes._SIZE)
+        numbers = n * (3 * c + 13.0) + 4.0 * part * m
+        work = work._replace(
+            operations=work.operations + _BOXES * n * m + 2 * (n / boxes._SIZE) ** 2
+        )
+    else:
+        search = _search_work(n, c, m, p.class_sizes)
+        numbers = _search_numbers(n, c, m, p.class_sizes, exact.TILE_BYTES)
+        work = work._replace(flops=search.flops, operations=work.operations + search.operations)
+    return _stage("complexity", numbers + scoring, float(n), work)
+
+
+def _of_strata(p: Problem) -> Stage:
+    passes = _N_STRATA * (_strata._LLOYD_STEPS + 2.0)
+    work = Work(streamed=_NUMBER * _DISTANCE * passes * p.n * (p.c + 1))
+    return _stage("strata", p.n * (_N_STRATA + 3.0 + p.c), float(p.n), work)
+
+
+def _of_beta(p: Problem) -> Stage:
+    """The greedy of a tenth of the picks for several betas, and the nearest of what it keeps."""
+    picks = p.n / 10
+    once = _greedy_work(p, picks, _FIRST_EVALUATIONS)
+    once = once._replace(
+        flops=2.0 * min(p.n, _beta._SAMPLES) * picks * p.d,
+        streamed=once.streamed + 3.0 * _NUMBER * p.n * p.d,
+    )
+    work = Work(*(_BETAS * amount for amount in once))
+    held = max(_greedy_numbers(p), (p.n + picks) * (p.d + 1.0) + 4 * p.n + _beta._TILE_NUMBERS)
+    return _stage("beta", held, 0.0, work)
+
+
+def _of_selection(p: Problem) -> Stage:
+    return _stage("selection", _greedy_numbers(p), 3.0 * p.n, _greedy_work(p, p.n, _EVALUATIONS))
+
+
+def _greedy_numbers(p: Problem) -> float:
+    """The edges from both ends once more, and the sums that bound the gains."""
+    return 9.0 * p.n * p.k + 8.0 * p.n
+
+
+def _greedy_work(p: Problem, picks: float, evaluations: float) -> Work:
+    """Every evaluation is a step that looks through a few rows of a square of n bounds."""
+    steps = evaluations * picks
+    return Work(
+        streamed=40.0 * p.n * p.k,
+        operations=_LOOKED_THROUGH * steps * _select._LEADERS * math.sqrt(p.n),
+        steps=steps,
+    )
