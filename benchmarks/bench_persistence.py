@@ -10,7 +10,8 @@ out. All see the same float32 points. Diagrams are compared before a clock start
 turns in one process, in an order that rotates; wall and CPU seconds of every call are kept, and
 compiling is timed apart. What would take too long, a peer that is not installed, and one whose
 answer is wrong (giotto-ph 0.2.4 names wrong generators with several threads, and torch_topological
-builds on it), is named in the results. `persistence_table.py` makes the tables.
+builds on it), is named in the results. Loops found on the device stand next to the default, which
+finds them on the host. `persistence_table.py` makes the tables.
 
 The peers at their best: RipsPersistence on SciPy's distances over the field Z/2 (which beats its
 defaults), RipsPersistence and SimplexTree on one thread and on all cores (they release Python's
@@ -50,6 +51,7 @@ from topoprune_jax._host._rips import rips_pairs
 from topoprune_jax._provenance import provenance
 
 OURS = "topoprune_jax"
+ON_HOST = "the default, reduction='host'"
 VALUES_ONLY = "gudhi RipsPersistence, values only"
 SIMPLEX_TREE = "gudhi SimplexTree, generators"
 TORCH = "torch_topological"
@@ -69,6 +71,7 @@ BATCHES = (1, 64, 1024)
 D = 16
 CIRCLE = (64, 64)  # points and batch of the noisy circle
 COMPONENT_SIZES = (16, 32, 64)
+DEVICE_SIZES, DEVICE_BATCHES = (16, 32, 64), (64, 256)
 HOST_BATCHES = {32: 1024, 64: 1024, 128: 256}
 MEMORY = {"batch": 64, "n": 32, "d": 2048}
 
@@ -269,8 +272,8 @@ def compiled(function, points):
     return lambda: run(points), {"trace": traced - begin, "compile": end - traced}
 
 
-def diagrams_of(points, dims):
-    return jax.vmap(lambda cloud: tp.vietoris_rips(cloud, dims=dims))(points)
+def diagrams_of(points, dims, reduction="host"):
+    return jax.vmap(lambda x: tp.vietoris_rips(x, dims=dims, reduction=reduction))(points)
 
 
 def finite_bars(diagrams, i, dim):
@@ -429,6 +432,13 @@ def same_gradients(ours, theirs):
     return {"clouds": len(ours), "same": sum(same)}
 
 
+def same_generators(ours, theirs):
+    for mine, other in zip(ours, theirs, strict=True):
+        if not np.array_equal(mine, other):
+            raise DisagreementError("other generators")
+    return {"clouds": len(ours)}
+
+
 # --- What is measured -----------------------------------------------------------------------------
 
 
@@ -464,6 +474,25 @@ def measure_components(points, repeats, left_out):
         lambda result, i: finite_bars(result, i, 0)[:, 1],
         component_peers(points),
         same_deaths,
+        repeats,
+        left_out,
+    )
+
+
+def measure_device(points, repeats, left_out):
+    """Ours is on the device here; the host path is the peer."""
+    on_host, _ = compiled(lambda x: diagrams_of(x, (0, 1)), points)
+
+    def generators(result, i):
+        return np.asarray(result.generators[i])
+
+    return compare(
+        "loops on the device",
+        points,
+        lambda x: diagrams_of(x, (0, 1), "device"),
+        generators,
+        {ON_HOST: Contender(on_host, generators)},
+        same_generators,
         repeats,
         left_out,
     )
@@ -674,6 +703,8 @@ def main():
     grid = [gaussian(n, batch) for n, batch in itertools.product(sizes, batches)]
     circles = noisy_circle(*((32, 4) if arguments.quick else CIRCLE))
     small = [points for points in grid if points.shape[1] in COMPONENT_SIZES]
+    device = ((16,), (4,)) if arguments.quick else (DEVICE_SIZES, DEVICE_BATCHES)
+    patches = [gaussian(n, batch) for n, batch in itertools.product(*device)]
     out = arguments.out and Path(arguments.out)
     known = {}
     if arguments.resume and out and out.exists():
@@ -696,6 +727,10 @@ def main():
             lambda points: measure_values(points, modules, repeats, left_out),
         ),
         "components only": (small, lambda points: measure_components(points, repeats, left_out)),
+        "loops on the device": (
+            patches,
+            lambda points: measure_device(points, repeats, left_out),
+        ),
         "forward and backward": (
             grid,
             lambda points: measure_gradients(points, modules, repeats, left_out),

@@ -82,7 +82,12 @@ def times(ratio):
 
 
 def tables(record):
-    stages = ("values and generators", "components only", "forward and backward")
+    stages = (
+        "values and generators",
+        "components only",
+        "loops on the device",
+        "forward and backward",
+    )
     entries = [entry for name in stages for entry in record.get(name, {}).values()]
     commits = {entry.get("commit") or record["commit"] or "an installed copy" for entry in entries}
     made = sorted(re.sub(r"^([0-9a-f]{12})[0-9a-f]{28}", r"\1", commit) for commit in commits)
@@ -100,6 +105,7 @@ def tables(record):
     heads = {
         "values and generators": ("Values and generators of components and loops", stage),
         "components only": ("Components only", stage),
+        "loops on the device": ("Loops on the device, next to the host", stage),
         "forward and backward": ("Forward and backward", stage),
         "host threads": ("Threads on the host", lambda _: host_threads(record)),
         "memory": ("Memory of forward and backward", lambda _: memory(record)),

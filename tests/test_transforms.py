@@ -61,6 +61,7 @@ def _of_diagram(summary):
 # Each takes a cloud (9, 2) and gives arrays or a diagram, differentiable in the cloud.
 DIFFERENTIABLE = {
     "vietoris_rips": tp.vietoris_rips,
+    "vietoris_rips, on the device": lambda x: tp.vietoris_rips(x, reduction="device"),
     "vietoris_rips, cosine": lambda x: tp.vietoris_rips(x + 3, metric="cosine"),
     "diagram_from_generators": lambda x: tp.diagram_from_generators(
         x, tp.rips_generators(_known(x), dims=(0, 1, 2))
@@ -173,6 +174,7 @@ CLOUDS = np.random.default_rng(5).normal(size=(8, 9, 2)).astype(np.float32)
 # once or more here or in the file of its own tests; `make test-all` holds the product.
 QUICK = {
     *(("vietoris_rips", transform) for transform in TRANSFORMS if transform != "map"),
+    ("vietoris_rips, on the device", "remat"),
     ("weighted_rips", "shard_map on 8"),
     ("graph_components", "shard_map on 8"),
     ("graph_components", "vmap of vmap"),

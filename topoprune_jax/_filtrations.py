@@ -27,7 +27,7 @@ from ._diagram import (
     outcome,
 )
 from ._distance import norm
-from ._flag import component_rows, flag_generators
+from ._flag import check_reduction, component_rows, flag_generators
 from ._graph import NeighborGraph, check_graph, knn_graph
 from ._host._lower_star import lower_star_pairs
 from ._persistence import distance_matrix, power_of_two
@@ -41,6 +41,7 @@ def rips_from_distances(
     dims: Sequence[int] = (0, 1),
     max_edge_length: Any = math.inf,
     capacity: int | Sequence[int] | None = None,
+    reduction: str = "host",
 ) -> Diagram:
     r"""Persistent homology of the Vietoris-Rips filtration of any dissimilarities.
 
@@ -54,7 +55,7 @@ def rips_from_distances(
 
     - `distances`: `(n, n)`, symmetric, not negative, 0 on the diagonal; infinity where two points
       are never joined. While JAX traces only the entries above the diagonal are looked at.
-    - `dims`, `max_edge_length`, `capacity`: as for `vietoris_rips`.
+    - `dims`, `max_edge_length`, `capacity`, `reduction`: as for `vietoris_rips`.
 
     **Returns:** a `Diagram`; with NaN or negative entries under a transformation one of NaN and
     `RESULTS.not_finite`.
@@ -80,6 +81,7 @@ def rips_from_distances(
         check_scale(max_edge_length, matrix.dtype),
         dims=dims,
         capacities=check_capacity(capacity, dims, matrix.shape[0]),
+        reduction=check_reduction(reduction, dims, matrix.shape[0]),
     )
 
 
@@ -90,6 +92,7 @@ def weighted_rips(
     dims: Sequence[int] = (0, 1),
     max_filtration: Any = math.inf,
     capacity: int | Sequence[int] | None = None,
+    reduction: str = "host",
 ) -> Diagram:
     r"""Persistent homology of the weighted Vietoris-Rips filtration.
 
@@ -109,7 +112,7 @@ def weighted_rips(
     - `points`: `(n, d)`.
     - `weights`: `(n,)`, not negative.
     - `max_filtration`: nothing enters beyond this value.
-    - `dims`, `capacity`: as for `vietoris_rips`.
+    - `dims`, `capacity`, `reduction`: as for `vietoris_rips`.
 
     **Returns:** a `Diagram`. Of two components that meet the one dies that was born later, ties
     by index.
@@ -142,6 +145,7 @@ def weighted_rips(
         check_scale(max_filtration, points.dtype, name="max_filtration"),
         dims=dims,
         capacities=check_capacity(capacity, dims, points.shape[0]),
+        reduction=check_reduction(reduction, dims, points.shape[0]),
     )
 
 
@@ -322,8 +326,8 @@ def _evaluated(generators: Generators, value: Callable[[Array, Array], Array]) -
     return diagram_of(generators, births, jnp.where(is_essential(edges), jnp.inf, deaths))
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "capacities"))
-def _rips_from_distances(matrix, longest, *, dims, capacities) -> Diagram:
+@functools.partial(jax.jit, static_argnames=("dims", "capacities", "reduction"))
+def _rips_from_distances(matrix, longest, *, dims, capacities, reduction) -> Diagram:
     upper = jnp.triu(matrix, k=1)
     # A distance of infinity never enters, however long edges may be.
     known = jax.lax.stop_gradient(upper)
@@ -333,13 +337,18 @@ def _rips_from_distances(matrix, longest, *, dims, capacities) -> Diagram:
     fine = jnp.all((known >= 0) & ((known <= far / 2) | infinite))
     known = jnp.where(infinite, far, known)
     generators = flag_generators(
-        jnp.where(fine, known + known.T, 0), longest, fine, dims=dims, capacities=capacities
+        jnp.where(fine, known + known.T, 0),
+        longest,
+        fine,
+        dims=dims,
+        capacities=capacities,
+        reduction=reduction,
     )
     return _evaluated(generators, lambda u, v: upper[jnp.minimum(u, v), jnp.maximum(u, v)])
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "capacities"))
-def _weighted_rips(points, weights, longest, *, dims, capacities) -> Diagram:
+@functools.partial(jax.jit, static_argnames=("dims", "capacities", "reduction"))
+def _weighted_rips(points, weights, longest, *, dims, capacities, reduction) -> Diagram:
     x, w = jax.lax.stop_gradient((points, weights))
     scale = power_of_two(x)
     lengths = distance_matrix(x, scale) * scale
@@ -352,6 +361,7 @@ def _weighted_rips(points, weights, longest, *, dims, capacities) -> Diagram:
         dims=dims,
         capacities=capacities,
         weighted=True,
+        reduction=reduction,
     )
 
     def value(u, v):

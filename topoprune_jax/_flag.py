@@ -2,8 +2,11 @@
 
 A flag complex holds every set of points all of whose edges have entered. Its *generators*, edges
 that create and destroy classes, are integers without a derivative: components come from a minimum
-spanning tree grown on the device, loops and voids from gudhi on the host.
+spanning tree grown on the device, loops and voids from gudhi on the host, or loops of few points
+from the device as well.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from ._diagram import Generators, host_rows, is_poisoned, outcome
 from ._distance import condensed_pairs, varying_with
 from ._host._rips import rips_pairs
+from ._loops import MOST_POINTS, loop_rows
+from ._spanning_forest import spanning_tree
 from ._types import Array
 
 _COUNTED = 64  # values that are ordered by counting
@@ -26,6 +31,7 @@ def flag_generators(
     capacities: tuple[int, ...],
     weighted: bool = False,
     metric: str = "euclidean",
+    reduction: str = "host",
 ) -> Generators:
     """The generators of the filtration in which edge (i, j) enters at `values[i, j]` = [j, i].
 
@@ -35,6 +41,7 @@ def flag_generators(
       most any other value of its row.
     - `longest`: nothing enters beyond this value.
     - `finite`: False poisons the diagram.
+    - `reduction`: see `check_reduction`.
     """
     n = values.shape[0]
     status = jnp.zeros((), dtype=jnp.int32)
@@ -43,7 +50,11 @@ def flag_generators(
         components = _elder_components if weighted else _components
         parts[0] = components(values, longest, capacities[dims.index(0)])
     higher = tuple(dim for dim in dims if dim > 0)
-    if higher:
+    if higher and reduction == "device":
+        none = jnp.asarray(-1, values.dtype)
+        enters = jnp.where(finite, longest, none)
+        parts[1] = loop_rows(values, enters, capacities[dims.index(1)])
+    elif higher:
         slots = tuple(c for dim, c in zip(dims, capacities, strict=True) if dim > 0)
         lengths = values[condensed_pairs(n)]
         edges, counts, status = host_rows(
@@ -62,33 +73,6 @@ def flag_generators(
     return Generators(edges, count, result, dims, capacities, n, metric)
 
 
-def _spanning_tree(
-    values: Float[Array, "n n"],
-) -> tuple[Int[Array, "n-1"], Int[Array, "n-1"], Float[Array, "n-1"]]:
-    """Prim's minimum spanning tree (Prim 1957): newer end, older end and value of every edge.
-
-    The tree grows from point 0, and ties go to the lower index.
-    """
-    n = values.shape[0]
-    index = jnp.arange(n, dtype=jnp.int32)
-
-    def grow(tree, _):
-        newest, reached, nearest, gap = tree
-        reached = reached | (index == newest)
-        row = values[newest]
-        nearest = jnp.where(row < gap, newest, nearest)
-        gap = jnp.minimum(row, gap)
-        # A minimum and where it is: several times faster than a batched argmin or gather on CPU.
-        length = jnp.min(jnp.where(reached, jnp.inf, gap))
-        newest = jnp.min(jnp.where(~reached & (gap == length), index, n - 1))
-        parent = jnp.sum(jnp.where(index == newest, nearest, 0), dtype=jnp.int32)
-        return (newest, reached, nearest, gap), (newest, parent, length)
-
-    gap = jnp.full(n, jnp.inf, values.dtype)
-    tree = (jnp.int32(0), jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), gap)
-    return jax.lax.scan(grow, varying_with(tree, values), length=n - 1)[1]
-
-
 def _components(
     distances: Float[Array, "n n"], longest: Float[Array, ""], capacity: int
 ) -> tuple[Int[Array, "c 4"], Int[Array, ""]]:
@@ -98,7 +82,7 @@ def _components(
     joins, the elder is the one that the tree reached first. An edge longer than `longest` never
     enters, and that component is essential.
     """
-    child, parent, length = _spanning_tree(distances)
+    child, parent, length = spanning_tree(distances)
     child, parent = (jnp.pad(ends, (1, 0)) for ends in (child, parent))
     length = jnp.concatenate([jnp.full(1, jnp.inf, length.dtype), length])
     essential = (length > longest) | (jnp.arange(distances.shape[0]) == 0)
@@ -115,7 +99,7 @@ def _elder_components(
     """
     n = values.shape[0]
     births = jnp.diagonal(values)
-    child, parent, length = _spanning_tree(values)
+    child, parent, length = spanning_tree(values)
     order = _descending(-length)
     index = jnp.arange(n, dtype=jnp.int32)
 
@@ -168,3 +152,23 @@ def _descending(values: Float[Array, "n"]) -> Int[Array, "n"]:
     place = jnp.sum(larger | tied, axis=1, dtype=jnp.int32)
     at_place = place[None, :] == index[:, None]
     return jnp.sum(jnp.where(at_place, index[None, :], 0), axis=1, dtype=jnp.int32)
+
+
+def check_reduction(reduction: Any, dims: tuple[int, ...], n: int) -> str:
+    """Where generators of dimension >= 1 are found, if it can be done there."""
+    if not isinstance(reduction, str) or reduction not in ("host", "device"):
+        raise ValueError(
+            f"`reduction` must be 'host' or 'device'; got {reduction!r}. "
+            "The device finds loops of few points; gudhi on the host finds all."
+        )
+    if reduction == "device" and 2 in dims:
+        raise ValueError(
+            f"`reduction='device'` finds dimensions 0 and 1; got dims={dims}. "
+            "Pass reduction='host' for voids."
+        )
+    if reduction == "device" and 1 in dims and n > MOST_POINTS:
+        raise ValueError(
+            f"`reduction='device'` finds loops of at most {MOST_POINTS} points; got {n} points. "
+            "Pass reduction='host', or subsets of the points."
+        )
+    return reduction

@@ -2,8 +2,9 @@
 
 A diagram is found in two steps. *Generators*, pairs of points whose edge creates or destroys a
 class, are integers without a derivative: components come from a minimum spanning tree grown on the
-device, loops and voids from gudhi on the host. *Evaluation* gathers those edges and measures them,
-so that births and deaths are exact distances between points and differentiable in them.
+device, loops and voids from gudhi on the host, loops of few points on request from the device.
+*Evaluation* gathers those edges and measures them, so that births and deaths are exact distances
+between points and differentiable in them.
 """
 
 import functools
@@ -27,7 +28,7 @@ from ._diagram import (
     is_essential,
 )
 from ._distance import norm
-from ._flag import flag_generators
+from ._flag import check_reduction, flag_generators
 from ._types import Array, ArrayInput
 
 _GATHERED_ENTRIES = 1 << 12
@@ -41,6 +42,7 @@ def vietoris_rips(
     max_edge_length: Any = math.inf,
     capacity: int | Sequence[int] | None = None,
     metric: str = "euclidean",
+    reduction: str = "host",
 ) -> Diagram:
     r"""Persistent homology of the Vietoris-Rips filtration of a point cloud.
 
@@ -60,8 +62,9 @@ def vietoris_rips(
     forward mode see `diagram_from_generators`.
 
     Works under `jit`, `vmap`, `grad`, `scan`, `checkpoint` and `shard_map`. Dimension 0 is computed
-    on the device. Higher ones make one host call for a whole `vmap`, however nested. Memory is that
-    of n x n distances, whatever d.
+    on the device. Higher ones make one host call for a whole `vmap`, however nested, or none with
+    `reduction="device"`, so that `jax.export` can store the program. Memory is that of n x n
+    distances, whatever d; loops on the device take up to 40 times as much, 0.6 MB for 64 points.
 
     **Arguments:**
 
@@ -75,6 +78,8 @@ def vietoris_rips(
     - `metric`: `"euclidean"`, or `"cosine"` for $1 - \cos(x_u, x_v)$, half the squared distance of
       the points divided by their lengths, which is how it is computed. For other dissimilarities
       see `rips_from_distances`.
+    - `reduction`: where loops are found. `"host"` is gudhi; `"device"` is this package's own
+      reduction in JAX, for at most 64 points and dimensions 0 and 1, with the same generators.
 
     **Returns:** a `Diagram`. If there are more bars than slots the most persistent are kept,
     `count` holds the true number and `result` is `RESULTS.capacity_exceeded`. Under a
@@ -82,8 +87,8 @@ def vietoris_rips(
     its neighbors in a batch are not affected.
 
     **Raises:** TypeError or ValueError for points that are no finite 2-D array of numbers (or, for
-    cosine, have a row of zeros), and for `dims`, `max_edge_length`, `capacity` or `metric` out of
-    range.
+    cosine, have a row of zeros), and for `dims`, `max_edge_length`, `capacity`, `metric` or
+    `reduction` out of range.
 
     !!! example
 
@@ -97,7 +102,7 @@ def vietoris_rips(
 
         ```
     """
-    points, options = _check(points, dims, max_edge_length, capacity, metric)
+    points, options = _check(points, dims, max_edge_length, capacity, metric, reduction)
     return _vietoris_rips(points, **options)
 
 
@@ -108,6 +113,7 @@ def rips_generators(
     max_edge_length: Any = math.inf,
     capacity: int | Sequence[int] | None = None,
     metric: str = "euclidean",
+    reduction: str = "host",
 ) -> Generators:
     """The edges that create and destroy each class of the Vietoris-Rips filtration, as integers.
 
@@ -125,7 +131,7 @@ def rips_generators(
 
         ```
     """
-    points, options = _check(points, dims, max_edge_length, capacity, metric)
+    points, options = _check(points, dims, max_edge_length, capacity, metric, reduction)
     return _generators(points, **options)
 
 
@@ -174,18 +180,20 @@ def diagram_from_generators(points: ArrayInput, generators: Generators) -> Diagr
     return diagram_of(generators, *_in_metric(values, generators.metric))
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "capacities", "metric"))
-def _vietoris_rips(points, *, dims, max_edge_length, capacities, metric) -> Diagram:
+@functools.partial(jax.jit, static_argnames=("dims", "capacities", "metric", "reduction"))
+def _vietoris_rips(points, *, dims, max_edge_length, capacities, metric, reduction) -> Diagram:
     points = _unit_rows(points) if metric == "cosine" else points
-    generators, births, deaths = _search(points, dims, max_edge_length, capacities, metric)
+    generators, births, deaths = _search(
+        points, dims, max_edge_length, capacities, metric, reduction
+    )
     values = _attach(points, generators.edges, births, deaths)
     return diagram_of(generators, *_in_metric(values, metric))
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "capacities", "metric"))
-def _generators(points, *, dims, max_edge_length, capacities, metric) -> Generators:
+@functools.partial(jax.jit, static_argnames=("dims", "capacities", "metric", "reduction"))
+def _generators(points, *, dims, max_edge_length, capacities, metric, reduction) -> Generators:
     points = _unit_rows(points) if metric == "cosine" else points
-    return _search(points, dims, max_edge_length, capacities, metric)[0]
+    return _search(points, dims, max_edge_length, capacities, metric, reduction)[0]
 
 
 def _unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -208,7 +216,9 @@ def _in_metric(values: tuple[Array, Array], metric: str) -> tuple[Array, Array]:
     return births * births / 2, jnp.where(endless, jnp.inf, jnp.where(endless, 0, deaths) ** 2 / 2)
 
 
-def _search(points, dims, max_edge_length, capacities, metric) -> tuple[Generators, Array, Array]:
+def _search(
+    points, dims, max_edge_length, capacities, metric, reduction
+) -> tuple[Generators, Array, Array]:
     """The generators, and their births and deaths, without derivatives."""
     points = jax.lax.stop_gradient(points)
     scale = power_of_two(points)
@@ -216,7 +226,13 @@ def _search(points, dims, max_edge_length, capacities, metric) -> tuple[Generato
     longest = (jnp.sqrt(2 * longest) if metric == "cosine" else longest) / scale
     matrix = distance_matrix(points, scale)
     generators = flag_generators(
-        matrix, longest, jnp.isfinite(scale), dims=dims, capacities=capacities, metric=metric
+        matrix,
+        longest,
+        jnp.isfinite(scale),
+        dims=dims,
+        capacities=capacities,
+        metric=metric,
+        reduction=reduction,
     )
     edges = generators.edges
     births, deaths = (
@@ -346,7 +362,9 @@ def _attach_backward(kept, cotangents):
 _attach.defvjp(_attach_forward, _attach_backward)
 
 
-def _check(points, dims, max_edge_length, capacity, metric) -> tuple[Array, dict[str, Any]]:
+def _check(
+    points, dims, max_edge_length, capacity, metric, reduction
+) -> tuple[Array, dict[str, Any]]:
     """Valid points and the keyword arguments of the jitted functions."""
     points = check_points(points)
     dims = check_dims(dims)
@@ -362,6 +380,7 @@ def _check(points, dims, max_edge_length, capacity, metric) -> tuple[Array, dict
         "max_edge_length": check_scale(max_edge_length, points.dtype),
         "capacities": check_capacity(capacity, dims, points.shape[0]),
         "metric": metric,
+        "reduction": check_reduction(reduction, dims, points.shape[0]),
     }
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._diagram import check_dims
 from ._distance import norm, rescale, varying_with
+from ._flag import check_reduction
 from ._graph import neighbor_search
 from ._persistence import vietoris_rips
 from ._steps import Steps
@@ -32,6 +33,7 @@ def structural_complexity(
     method: str = "total_persistence",
     n_steps: int = 5,
     step_size: float = 0.05,
+    reduction: str = "host",
     progress: Progress | None = None,
 ) -> Float[Array, " n"]:
     r"""How complex the manifold is around each sample: persistent homology of its patch.
@@ -60,10 +62,11 @@ def structural_complexity(
     - `labels`: (n,) classes.
     - `patch_size`: m, at least 2. A class or data set of fewer points has smaller patches.
     - `dims`: homology dimensions that count. Dimension 0 runs on the device, higher ones in gudhi
-      behind one host call for every 256 patches.
+      behind one host call for every 256 patches, or where `reduction` says.
     - `power`: exponent of the lifetimes, for total persistence.
     - `method`: `"total_persistence"` or `"displacement"`.
     - `n_steps`, `step_size`: of the optimization, for displacement; `step_size` is at most 1.
+    - `reduction`: `"host"` or `"device"`, see `vietoris_rips`.
     - `progress`: called with ("complexity", done, total).
 
     **Returns:** (n,) scores, not negative, in units of the embedding (to the given power).
@@ -91,6 +94,7 @@ def structural_complexity(
         step_size, name="step_size", low=0, high=1, hint="Longer steps overshoot and diverge."
     )
     dims = check_dims(dims)
+    reduction = check_reduction(reduction, dims, min(size, n))
     power = check_power(power)
     codes = None if labels is None else checks.check_labels(labels, n)
     score = partial(
@@ -100,6 +104,7 @@ def structural_complexity(
         method=method,
         n_steps=n_steps,
         step_size=float(step_size),
+        reduction=reduction,
     )
     if size < 2 or n < 2:
         itself = jnp.arange(n, dtype=jnp.int32)
@@ -130,7 +135,7 @@ def _calls(n_rows: int) -> list[slice]:
     return [slice(start, start + per_call) for start in starts]
 
 
-@partial(jax.jit, static_argnames=("dims", "power", "method", "n_steps", "step_size"))
+@partial(jax.jit, static_argnames=("dims", "power", "method", "n_steps", "step_size", "reduction"))
 def _score_patches(
     points: Float[Array, "n c"],
     place: Int[Array, " rows"],
@@ -142,6 +147,7 @@ def _score_patches(
     method: str,
     n_steps: int,
     step_size: float,
+    reduction: str,
 ) -> Float[Array, " n"]:
     """`scores` with those of the points `place`, n in the padding, put in."""
     n = points.shape[0]
@@ -151,7 +157,8 @@ def _score_patches(
     patches = jnp.concatenate([itself, neighbors], axis=1)
 
     def persistence(patch: Float[Array, "m c"], exponent: float) -> Any:
-        return total_persistence(vietoris_rips(patch, dims=dims), power=exponent)
+        diagram = vietoris_rips(patch, dims=dims, reduction=reduction)
+        return total_persistence(diagram, power=exponent)
 
     def displacement(patch: Float[Array, "m c"]) -> Any:
         # The flow is linear in the scale of the patch, whose squares might overflow.
