@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._ring import Rows, extent, gather
 from ._select import kept_by_strata, select
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Key, Progress
@@ -81,7 +82,10 @@ def choose_beta(
 
     ```
     """
-    points = checks.check_points(features, name="features")
+    # Rows that are divided among devices come from `rank`, which has looked at them.
+    points = (
+        features if isinstance(features, Rows) else checks.check_points(features, name="features")
+    )
     check_fuzzy_set(fuzzy_set)
     n = points.shape[0]
     if fuzzy_set.n_points != n:
@@ -115,7 +119,7 @@ def choose_beta(
         else:
             groups = {"labels": labels, "strata": strata}
             kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
-        count = _disagreement(points, codes, kept, looked_at)
+        count = _disagreement(*_within_reach(points, codes, kept, looked_at))
         return count.astype(points.dtype)
 
     steps = Steps("beta", len(several) + 1, progress)
@@ -130,6 +134,22 @@ def choose_beta(
     else:
         beta = 0.0
     return steps.end(jnp.asarray(beta, points.dtype))
+
+
+def _within_reach(
+    points: Float[Array, "n d"] | Rows,
+    codes: Int[Array, " n"],
+    kept: Int[Array, " m"],
+    looked_at: Int[Array, " j"],
+) -> tuple[Array, Array, Array, Array]:
+    """The same on one device: of points that lie on many only the rows that are asked for."""
+    if not isinstance(points, Rows):
+        return points, codes, kept, looked_at
+    rows = jnp.concatenate([kept, looked_at])
+    numbers = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    # Two more rows that no other exceeds, so that the scale is that of all points.
+    some = jnp.concatenate([gather(points, rows), jnp.stack(extent(points))])
+    return some, jnp.pad(codes[rows], (0, 2)), numbers[: kept.shape[0]], numbers[kept.shape[0] :]
 
 
 @jax.jit

@@ -101,17 +101,18 @@ class Checkpoint:
 
 
 def fingerprint(
-    points: Array, others: Mapping[str, Any], key: Key, options: Mapping[str, Any]
+    points: Array | np.ndarray, others: Mapping[str, Any], key: Key, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that the bits of a result depend on, as JSON: the data by their digest.
 
     **Arguments:**
 
-    - `points`: the features; where they are is where the work is done.
+    - `points`: the features; where they are is where the work is done, with NumPy's on any device.
     - `others`: arrays, or pytrees of them, or None.
     - `options`: numbers and texts, and records of them.
     """
-    device = min(points.devices(), key=lambda device: device.id)
+    devices = points.devices() if isinstance(points, jax.Array) else jax.local_devices()
+    device = min(devices, key=lambda device: device.id)
     flat: dict[str, Any] = {}
     for name, value in options.items():
         if dataclasses.is_dataclass(value):

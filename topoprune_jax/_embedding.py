@@ -1,5 +1,7 @@
 """The low-dimensional embedding of a fuzzy simplicial set: UMAP's model, a full-batch optimizer."""
 
+import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -8,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
+from ._mesh import AXIS, SPLIT, WHOLE, check_mesh, here, in_shares, on_all, on_shares
 from ._spectral import spectral_start
 from ._steps import Steps
 from ._types import Array, ArrayInput, Key, Progress
@@ -27,6 +31,7 @@ _TILE = 1 << 11
 _ACCELERATOR_BLOCK = 1 << 15  # of reverse edges: there every block is a launch
 _EPOCHS_PER_CALL = 10
 _START_EXTENT = 10.0  # umap-learn's
+_SHIFTS_AT_ONCE = 32  # whose forces are summed without rounding
 
 
 class EmbeddingOptions(eqx.Module):
@@ -73,6 +78,7 @@ def embed(
     options: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     *,
     start: ArrayInput | None = None,
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
     key: Key,
 ) -> Float[Array, "n c"]:
@@ -100,6 +106,8 @@ def embed(
     - `fuzzy_set`: n points.
     - `options`: see `EmbeddingOptions`.
     - `start`: (n, c) coordinates to start from; only their shape matters, not their scale.
+    - `mesh`: devices that share the points; the coordinates travel between them in every epoch. On
+      CPU the result has the bits of one device, because the sums of repulsive forces do not round.
     - `progress`: called with ("embedding", done, total).
     - `key`: typed PRNG key.
 
@@ -127,14 +135,16 @@ def embed(
     layout = _layout(fuzzy_set, initial, order_key)
     state = varying_with((layout.start, jnp.zeros_like(layout.start)), layout.weights)
     traced = checks.is_traced(layout.start)
+    mesh = check_mesh(mesh, traced=traced)
     per_call = max(1, total if traced else min(total, _EPOCHS_PER_CALL))
+    run = partial(_run, layout) if mesh is None else _run_on(mesh, layout)
 
     def some_epochs(state, done: int):
-        return _run(layout, state, done, epoch_key, options=options, n_epochs=per_call)
+        return run(state, done, epoch_key, options=options, n_epochs=per_call)
 
     steps = Steps("embedding", total, progress, size=per_call)
     state = steps.carry(some_epochs, state)
-    return steps.end(_finish(layout, state[0]))
+    return steps.end(_finish(layout, state[0] if mesh is None else here(state[0])))
 
 
 def starting_points(
@@ -244,22 +254,44 @@ def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key) -> _Layout:
 def _run(layout: _Layout, state, first, key: Key, *, options: EmbeddingOptions, n_epochs: int):
     """Epochs first .. first + n_epochs - 1, as far as `options.n_epochs`."""
     a, b = fit_ab(options.min_dist, options.spread)
-    total = max(1, options.n_epochs)
+    n_shifts = -(-options.n_negatives // 2)
 
     def epoch(state, t):
         z, velocity = state
-        left = jnp.maximum(1 - t / total, 0).astype(z.dtype)
-        # Quadratic in the rate: a long quiet end averages the noise of the repulsion away.
-        rate, momentum = _LEARNING_RATE * left * left, _MOMENTUM * left
-        force, stiffness = _attraction(layout, z, a, b)
-        n_shifts = -(-options.n_negatives // 2)
+        attraction = _attraction(layout, z, a, b)
         push = _repulsion(z, a, b, jax.random.fold_in(key, t), n_shifts)
-        push = push * (options.repulsion * _NEGATIVES * layout.degrees)[None, :]
-        step = rate * (2 * force + push) / (1 + rate * stiffness)[None, :]
-        velocity = momentum * velocity + step
+        velocity = _velocity(velocity, attraction, push, layout.degrees, t, options)
         return (z + velocity, velocity), None
 
     return lax.scan(epoch, state, first + jnp.arange(n_epochs, dtype=jnp.int32))[0]
+
+
+def _velocity(
+    velocity: Float[Array, "c n"],
+    attraction: tuple[Float[Array, "c n"], Float[Array, " n"]],
+    push: Float[Array, "c n"],
+    degrees: Float[Array, " n"],
+    t: Int[Array, ""],
+    options: EmbeddingOptions,
+) -> Float[Array, "c n"]:
+    """By how much points move in epoch t."""
+    left = np.maximum(1 - np.arange(options.n_epochs + 1) / max(1, options.n_epochs), 0)
+    left = jnp.asarray(left, velocity.dtype)[jnp.minimum(t, options.n_epochs)]
+    # Quadratic in the rate: a long quiet end averages the noise of the repulsion away.
+    rate, momentum = _LEARNING_RATE * left * left, _MOMENTUM * left
+    force, stiffness = attraction
+    push = _rounded(push * (options.repulsion * _NEGATIVES * degrees)[None, :])
+    step = rate * (2 * force + push) / (1 + _rounded(rate * stiffness))[None, :]
+    return _rounded(momentum * velocity) + step
+
+
+def _rounded(product: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A product as a float of its own.
+
+    A compiler may round a product and the sum that it goes into only once, and does so in one
+    program and not in another; not through a choice.
+    """
+    return jnp.where(product == product, product, 0)
 
 
 def _tiles(n: int) -> tuple[int, int]:
@@ -270,61 +302,95 @@ def _tiles(n: int) -> tuple[int, int]:
 
 def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
     """Force along all edges of every point, and the sum of their stiffness."""
-    c, n = z.shape
-    n_tiles, tile = _tiles(n)
-    whole = layout.neighbors.shape[1]
-    padded = jnp.pad(z, ((0, 0), (0, whole - n)))
+    n, whole = z.shape[1], layout.neighbors.shape[1]
+    own = jnp.pad(z, ((0, 0), (0, whole - n)))
+    tile = _tiles(n)[1]
+    force, stiffness = _from_listed(z, own, layout.neighbors, layout.weights, tile, a, b)
+    edges = layout.reverse_rows, layout.reverse_neighbors, layout.reverse_weights
+    return _from_listing(z, (force[:, :n], stiffness[:n]), edges, (0, layout.n_reverse), None, a, b)
 
-    def pull(difference, weight):
-        squared = jnp.sum(difference * difference, axis=0)
-        positive = squared > 0
-        log = jnp.log2(jnp.where(positive, squared, 1))
-        power = jnp.exp2((b - 1) * log)
-        gain = 2 * a * b * power / (1 + a * power * squared)
-        gain = jnp.where(positive, weight * gain, 0)
-        return -jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP), gain
+
+def _pull(difference: Float[Array, "c m"], weight: Float[Array, " m"], a: float, b: float):
+    squared = jnp.sum(difference * difference, axis=0)
+    positive = squared > 0
+    log = jnp.log2(jnp.where(positive, squared, 1))
+    power = jnp.exp2((b - 1) * log)
+    gain = 2 * a * b * power / (1 + a * power * squared)
+    gain = jnp.where(positive, weight * gain, 0)
+    return -jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP), gain
+
+
+def _from_listed(
+    z: Float[Array, "c n"],
+    points: Float[Array, "c m"],
+    neighbors: Int[Array, "k m"],
+    weights: Float[Array, "k m"],
+    tile: int,
+    a: float,
+    b: float,
+) -> tuple[Float[Array, "c m"], Float[Array, " m"]]:
+    """From the neighbors that some points list, m a whole number of tiles."""
+    c, m = points.shape
 
     def listed(size, first):
-        """From the neighbors that `size` points list."""
-
         def part(values):
             return lax.dynamic_slice_in_dim(values, first, size, axis=1)
 
-        own = part(padded)
+        own = part(points)
 
         def column(carry, slot):
             force, stiffness = carry
             j, weight = slot
-            f, s = pull(own - z[:, j], weight)
+            f, s = _pull(own - z[:, j], weight, a, b)
             return (force + f, stiffness + s), None
 
         zero = varying_with((jnp.zeros_like(own), jnp.zeros_like(own[0])), z)
-        return lax.scan(column, zero, (part(layout.neighbors), part(layout.weights)))[0]
+        return lax.scan(column, zero, (part(neighbors), part(weights)))[0]
 
     def in_tiles(_):
-        force, stiffness = lax.map(partial(listed, tile), tile * jnp.arange(n_tiles))
-        return force.transpose(1, 0, 2).reshape(c, whole), stiffness.reshape(whole)
+        force, stiffness = lax.map(partial(listed, tile), tile * jnp.arange(m // tile))
+        return force.transpose(1, 0, 2).reshape(c, m), stiffness.reshape(m)
 
     def at_once(_):
-        return listed(whole, 0)
+        return listed(m, 0)
 
-    force, stiffness = lax.platform_dependent(z, cpu=in_tiles, default=at_once)
+    return lax.platform_dependent(z, cpu=in_tiles, default=at_once)
+
+
+def _from_listing(
+    z: Float[Array, "c n"],
+    total: tuple[Float[Array, "c m"], Float[Array, " m"]],
+    edges: tuple[Int[Array, " e"], Int[Array, " e"], Float[Array, " e"]],
+    between: tuple[Any, Any],
+    first_point: Int[Array, ""] | None,
+    a: float,
+    b: float,
+):
+    """From the neighbors that list a point, some edges at a time, on top of `total`.
+
+    The edges are first .. last - 1, and those of the points first_point .. first_point + m - 1,
+    or of all where that is None.
+    """
+    first, last = between
+    m = total[1].shape[0]
 
     def listing(size, total):
-        """From the neighbors that list a point, `size` edges at a time, on top of `total`."""
-
         def block(i, carry):
             force, stiffness = carry
-            part = partial(lax.dynamic_slice_in_dim, start_index=i * size, slice_size=size)
-            rows = part(layout.reverse_rows)
-            difference = z[:, rows] - z[:, part(layout.reverse_neighbors)]
-            f, s = pull(difference, part(layout.reverse_weights))
+            begin = first + i * size
+            rows, others, weights = (
+                lax.dynamic_slice_in_dim(values, begin, size) for values in edges
+            )
+            f, s = _pull(z[:, rows] - z[:, others], weights, a, b)
+            if first_point is not None:
+                own = begin + jnp.arange(size, dtype=jnp.int32) < last
+                rows = jnp.where(own, rows - first_point, m)  # m is dropped
             return force.at[:, rows].add(f), stiffness.at[rows].add(s)
 
-        return lax.fori_loop(0, -(-layout.n_reverse // size), block, total)
+        return lax.fori_loop(0, -(-(last - first) // size), block, total)
 
     return lax.platform_dependent(
-        (force[:, :n], stiffness[:n]),
+        total,
         cpu=partial(listing, _REVERSE_BLOCK),
         default=partial(listing, _ACCELERATOR_BLOCK),
     )
@@ -338,60 +404,226 @@ def _repulsion(
     The force on i from i + s is, with its sign changed, the force on i + s from i: one evaluation
     serves both ends, and the total momentum stays 0.
     """
-    n = z.shape[1]
-    if n < 2:
+    if z.shape[1] < 2:
         return jnp.zeros_like(z)
-    shifts = jax.random.randint(key, (n_shifts,), 1, n)
-    total = lax.platform_dependent(
-        z,
-        shifts,
-        cpu=jax.custom_batching.sequential_vmap(partial(_push_in_tiles, a=a, b=b)),
-        default=partial(_push_at_once, a=a, b=b),
-    )
+
+    def pushed(shifts):
+        return lax.platform_dependent(
+            z,
+            shifts,
+            cpu=jax.custom_batching.sequential_vmap(partial(_push_in_tiles, a=a, b=b)),
+            default=partial(_push_at_once, a=a, b=b),
+        )
+
+    return _mean_push(pushed, z, z, key, n_shifts)
+
+
+def _mean_push(
+    pushed: Callable[[Array], Array],
+    z: Float[Array, "c n"],
+    own: Float[Array, "c m"],
+    key: Key,
+    n_shifts: int,
+) -> Float[Array, "c m"]:
+    """The mean of the forces `pushed` at random shifts, a few of them at a time."""
+    shifts = jax.random.randint(key, (n_shifts,), 1, z.shape[1])
+    few = min(n_shifts, _SHIFTS_AT_ONCE)
+    groups = shifts[: n_shifts // few * few].reshape(-1, few)
+    if groups.shape[0] == 1:
+        total = pushed(groups[0])
+    else:
+        nothing = varying_with(jnp.zeros_like(own), z)
+        total = lax.scan(lambda sum, some: (sum + pushed(some), None), nothing, groups)[0]
+    if n_shifts % few:
+        total = total + pushed(shifts[n_shifts // few * few :])
     return total / (2 * n_shifts)
 
 
-def _push(difference: Float[Array, "c n"], a: float, b: float) -> Float[Array, "c n"]:
+def _force_unit(n_shifts: int, dtype: Any) -> float:
+    """The unit of which single forces are whole multiples, a power of two.
+
+    Each is at most `_CLIP`, and 2 n_shifts of them sum to a number of units that the mantissa
+    holds. So no sum of them rounds, and its bits do not depend on the order of its terms, of which
+    some come from other devices.
+    """
+    largest = math.log2(_CLIP) + math.ceil(math.log2(2 * n_shifts))
+    return 2.0 ** (largest - (jnp.finfo(dtype).nmant + 1))
+
+
+def _push(difference: Float[Array, "c n"], a: float, b: float, unit: float) -> Array:
+    """The force in units, rounded to whole ones."""
     squared = jnp.sum(difference * difference, axis=0)
     power = jnp.exp2(b * jnp.log2(jnp.maximum(squared, jnp.finfo(difference.dtype).tiny)))
-    gain = 2 * b / ((1e-3 + squared) * (1 + a * power))
-    return jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP)
+    gain = 2 * b / unit / ((1e-3 + squared) * (1 + a * power))
+    return jnp.round(jnp.clip(gain[None, :] * difference, -_CLIP / unit, _CLIP / unit))
 
 
 def _push_at_once(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) -> Array:
     n = z.shape[1]
+    unit = _force_unit(shifts.shape[0], z.dtype)
     twice = jnp.concatenate([z, z], axis=1)
 
     def roll(total, shift):
-        f = _push(z - lax.dynamic_slice_in_dim(twice, shift, n, axis=1), a, b)
+        f = _push(z - lax.dynamic_slice_in_dim(twice, shift, n, axis=1), a, b, unit)
         back = lax.dynamic_slice_in_dim(jnp.concatenate([f, f], axis=1), n - shift, n, axis=1)
         return total + (f - back), None
 
-    return lax.scan(roll, varying_with(jnp.zeros_like(z), z), shifts)[0]
+    return lax.scan(roll, varying_with(jnp.zeros_like(z), z), shifts)[0] * unit
 
 
 def _push_in_tiles(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) -> Array:
     """The same, a tile of points after the other."""
+    n_tiles, tile = _tiles(z.shape[1])
+    return _push_of_tiles(z, shifts, (tile, n_tiles), (0, n_tiles), a, b)
+
+
+def _push_of_tiles(
+    z: Float[Array, "c n"],
+    shifts: Array,
+    tiles: tuple[int, int],
+    own: tuple[Any, Any],
+    a: float,
+    b: float,
+) -> Float[Array, "c n"]:
+    """Forces between the points of some tiles, the first and how many, and those at the shifts."""
     n = z.shape[1]
-    n_tiles, tile = _tiles(n)
-    spare = n_tiles * tile - n  # less than n: places after the last point
-    periodic = jnp.concatenate([z, z, z[:, :spare]], axis=1)
-    inside = (jnp.arange(n_tiles * tile) < n).astype(z.dtype)
+    tile, n_tiles = tiles
+    first, count = own
+    whole = tile * n_tiles
+    unit = _force_unit(shifts.shape[0], z.dtype)
+    copies, rest = divmod(n + whole, n)  # places after the last point get nothing but 0
+    periodic = jnp.concatenate([z] * copies + [z[:, :rest]], axis=1)
+    inside = (jnp.arange(whole) < n).astype(z.dtype)
 
     def one(i, total):
-        start, shift = tile * (i // shifts.shape[0]), shifts[i % shifts.shape[0]]
+        start, shift = tile * (first + i // shifts.shape[0]), shifts[i % shifts.shape[0]]
         here = lax.dynamic_slice_in_dim(periodic, start, tile, axis=1)
         there = lax.dynamic_slice_in_dim(periodic, start + shift, tile, axis=1)
-        f = lax.dynamic_slice_in_dim(inside, start, tile)[None, :] * _push(here - there, a, b)
-        for first, force in ((start, f), (start + shift, -f)):
-            before = lax.dynamic_slice_in_dim(total, first, tile, axis=1)
-            total = lax.dynamic_update_slice_in_dim(total, before + force, first, axis=1)
+        f = lax.dynamic_slice_in_dim(inside, start, tile)[None, :]
+        f = f * _push(here - there, a, b, unit)
+        for first_place, force in ((start, f), (start + shift, -f)):
+            before = lax.dynamic_slice_in_dim(total, first_place, tile, axis=1)
+            total = lax.dynamic_update_slice_in_dim(total, before + force, first_place, axis=1)
         return total
 
     nothing = varying_with(jnp.zeros_like(periodic), z)
-    total = lax.fori_loop(0, n_tiles * shifts.shape[0], one, nothing)
-    # The spare places got nothing but 0.
-    return total[:, :n] + total[:, n : 2 * n]
+    total = lax.fori_loop(0, count * shifts.shape[0], one, nothing)
+    return (total[:, :n] + total[:, n : 2 * n]) * unit
+
+
+def _run_on(mesh: Mesh, layout: _Layout) -> Callable[..., Any]:
+    """`_run` on several devices, each of which moves some tiles of the points.
+
+    Coordinates are the same on all: what is of size n c lies whole on every device, and so do the
+    edges that are found from their other end.
+    """
+    n = layout.degrees.shape[0]
+    n_tiles, tile = _tiles(n)
+    share = tile * -(-n_tiles // mesh.size)
+    columns = PartitionSpec(None, AXIS)
+    neighbors, weights, degrees, *edges = map(
+        np.asarray, _divided(layout, share=share, n_devices=mesh.size)
+    )
+    own = (
+        in_shares(mesh, neighbors, columns),
+        in_shares(mesh, weights, columns),
+        in_shares(mesh, degrees),
+    )
+    edges = on_all(mesh, tuple(edges))
+    specs = ((columns, columns, SPLIT), WHOLE, WHOLE, WHOLE, WHOLE), WHOLE
+
+    def run(state, first: int, key: Key, *, options: EmbeddingOptions, n_epochs: int):
+        numbers = jax.random.key_data(key)
+        given = (own, edges, state, np.int32(first), numbers)
+        more = {"options": options, "n_epochs": n_epochs, "n_tiles": n_tiles, "tile": tile}
+        kind = jax.random.key_impl(key)
+        return on_shares(mesh, _run_share, *specs, *given, **more, kind=kind)
+
+    return run
+
+
+@partial(jax.jit, static_argnames=("share", "n_devices"))
+def _divided(layout: _Layout, *, share: int, n_devices: int) -> tuple[Array, ...]:
+    """What each device needs: columns of its points; all reverse edges, sorted by the device that
+    their point belongs to, but otherwise in their order; and where the edges of a device begin."""
+    n = layout.degrees.shape[0]
+    last = ((0, 0), (0, share * n_devices - layout.neighbors.shape[1]))
+    number = jnp.arange(layout.reverse_rows.shape[0], dtype=jnp.int32)
+    owner = jnp.where(number < layout.n_reverse, layout.reverse_rows // share, n_devices)
+    order = jnp.argsort(owner, stable=True)
+    offsets = jnp.searchsorted(owner[order], jnp.arange(n_devices + 1, dtype=owner.dtype))
+    return (
+        jnp.pad(layout.neighbors, last),
+        jnp.pad(layout.weights, last),
+        jnp.pad(layout.degrees, (0, share * n_devices - n)),
+        offsets.astype(jnp.int32),
+        layout.reverse_rows[order],
+        layout.reverse_neighbors[order],
+        layout.reverse_weights[order],
+    )
+
+
+def _run_share(
+    own: tuple[Array, Array, Array],
+    edges: tuple[Array, Array, Array, Array],
+    state: tuple[Array, Array],
+    first: Int[Array, ""],
+    key_data: Array,
+    *,
+    options: EmbeddingOptions,
+    n_epochs: int,
+    n_tiles: int,
+    tile: int,
+    kind: Any,
+) -> tuple[Array, Array]:
+    """As `_run`, by a device that moves its own points only."""
+    neighbors, weights, degrees = own
+    offsets, listing = edges[0], edges[1:]
+    n, share = state[0].shape[1], degrees.shape[0]
+    device, n_devices = lax.axis_index(AXIS), lax.axis_size(AXIS)
+    key = jax.random.wrap_key_data(key_data, impl=kind)
+    a, b = fit_ab(options.min_dist, options.spread)
+    n_shifts = -(-options.n_negatives // 2)
+    begin = device * share
+    between = offsets[device], offsets[device + 1]
+
+    def mine(values):
+        padded = jnp.pad(values, ((0, 0), (0, n_devices * share - n)))
+        return lax.dynamic_slice_in_dim(padded, begin, share, axis=1)
+
+    def everybody(values):
+        return lax.all_gather(values, AXIS, axis=1, tiled=True)[:, :n]
+
+    def pushed(z, shifts):
+        def in_tiles(z, shifts):
+            first = device * (share // tile)
+            count = jnp.clip(n_tiles - first, 0, share // tile)
+            return _push_of_tiles(z, shifts, (tile, n_tiles), (first, count), a, b)
+
+        def at_once(z, shifts):
+            count = (begin < n).astype(jnp.int32)
+            return _push_of_tiles(z, shifts, (share, n_devices), (device, count), a, b)
+
+        total = lax.platform_dependent(z, shifts, cpu=in_tiles, default=at_once)
+        padded = jnp.pad(total, ((0, 0), (0, n_devices * share - n)))
+        return lax.psum_scatter(padded, AXIS, scatter_dimension=1, tiled=True)
+
+    def epoch(state, t):
+        z, velocity = state
+        points = mine(z)
+        listed = _from_listed(z, points, neighbors, weights, tile, a, b)
+        attraction = _from_listing(z, listed, listing, between, begin, a, b)
+        push = jnp.zeros_like(points)
+        if n > 1:
+            epoch_key = jax.random.fold_in(key, t)
+            push = _mean_push(partial(pushed, z), z, points, epoch_key, n_shifts)
+        velocity = _velocity(velocity, attraction, push, degrees, t, options)
+        return (everybody(points + velocity), velocity), None
+
+    z, velocity = state
+    epochs = first + jnp.arange(n_epochs, dtype=jnp.int32)
+    z, velocity = lax.scan(epoch, (z, mine(velocity)), epochs)[0]
+    return z, everybody(velocity)
 
 
 @jax.jit

@@ -3,13 +3,17 @@
 import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Float
 
 from . import _checks as checks
+from ._mesh import SPLIT, from_each, is_scattered, together
+from ._ring import Rows, empty_share, extent, rows_of
 from ._types import Array, ArrayInput, Progress
 
 _SLAB_BYTES = 1 << 26  # of what is read in one go, in float64, unless memory is scarce
@@ -48,6 +52,100 @@ def known_shape(features: ArrayInput) -> tuple[int, int] | None:
         return None
     parts = _parts(features)
     return sum(part.shape[0] for part in parts), parts[0].shape[1]
+
+
+def divided_unit_rows(
+    features: ArrayInput, *, mesh: Mesh, normalize: bool, progress: Progress | None
+) -> tuple[Rows, bool]:
+    """As `unit_rows`, divided among devices.
+
+    Every process looks at the rows of its own devices only, and tells the others what it found.
+    """
+    n, d, pieces = _pieces(features, mesh)
+    n_own = sum(part.shape[0] for _, _, parts in pieces for part in parts)
+    is_unit = normalize and d > 1
+    seen, reach, problem = 0, 0.0, None
+    placed: list[Array] = []
+    try:
+        for device, first, parts in pieces:
+            rows = empty_share(n, d, mesh)
+            for start, slab in _slabs(parts, _SLAB_BYTES, first):
+                if progress is not None:
+                    progress("features", seen, n_own)
+                seen += slab.shape[0]
+                if is_unit:
+                    rows[start - first : start - first + slab.shape[0]] = _unit(slab)
+                else:
+                    reach = max(reach, float(np.abs(slab).max()))
+            if is_unit:
+                placed.append(jax.device_put(rows, device))
+    except (TypeError, ValueError) as error:
+        problem = error
+    together(mesh, problem)
+    if not is_unit:
+        every = from_each(mesh, np.float64(reach).tobytes()).values()
+        scale = _scale(max(float(np.frombuffer(one)[0]) for one in every))
+        for device, first, parts in pieces:
+            rows = empty_share(n, d, mesh)
+            for start, slab in _slabs(parts, _SLAB_BYTES, first):
+                rows[start - first : start - first + slab.shape[0]] = slab / scale
+            placed.append(jax.device_put(rows, device))
+    if progress is not None:
+        progress("features", n_own, n_own)
+    points = rows_of(placed, n, mesh)
+    lo, hi = extent(points)
+    return points, n > 1 and bool((lo == hi).all())
+
+
+def _pieces(
+    features: ArrayInput, mesh: Mesh
+) -> tuple[int, int, list[tuple[Any, int, list[np.ndarray]]]]:
+    """n, d, and for each device of this process its first point and the arrays that hold its
+    points one after the other."""
+    if isinstance(features, Iterator):
+        raise TypeError(
+            "`features` must be an array, or a list of arrays, on a mesh of devices; got an "
+            "iterator, which nobody can read in parts. Write its batches to a file and map that."
+        )
+    devices = [
+        (i, device)
+        for i, device in enumerate(mesh.devices.flat)
+        if device.process_index == jax.process_index()
+    ]
+    if is_scattered(features):
+        values = checks.as_array(features, name="features")
+        checks.check_matrix_shape(values, name="features", min_points=1)
+        n, d = values.shape
+        share = -(-n // mesh.size)
+        padding = ((0, mesh.size * share - n), (0, 0))
+        spread = jax.jit(lambda x: jnp.pad(x, padding), out_shardings=NamedSharding(mesh, SPLIT))
+        shards = {shard.device: shard.data for shard in spread(values).addressable_shards}
+        return (
+            n,
+            d,
+            [
+                (device, i * share, [np.asarray(shards[device])[: max(0, n - i * share)]])
+                for i, device in devices
+            ],
+        )
+    parts = _parts(features)
+    n, d = sum(part.shape[0] for part in parts), parts[0].shape[1]
+    share = -(-n // mesh.size)
+    return (
+        n,
+        d,
+        [(device, i * share, _between(parts, i * share, (i + 1) * share)) for i, device in devices],
+    )
+
+
+def _between(parts: list[np.ndarray], first: int, last: int) -> list[np.ndarray]:
+    """The rows first .. last - 1 of the parts put together."""
+    found = []
+    for part in parts:
+        if first < part.shape[0] and last > 0:
+            found.append(part[max(0, first) : last])
+        first, last = first - part.shape[0], last - part.shape[0]
+    return found
 
 
 def traced_unit_rows(
@@ -142,8 +240,7 @@ def _of_parts(
         else:
             reach = max(reach, float(np.abs(slab).max()))
     if not is_unit:
-        # A power of two changes nothing that a rank depends on and fits any range into float32.
-        scale = 2.0 ** np.floor(np.log2(reach)) if reach > 0 else 1.0
+        scale = _scale(reach)
         for start, slab in _slabs(parts, slab_bytes):
             points[start : start + slab.shape[0]] = slab / scale
     return points
@@ -191,6 +288,11 @@ def _unit(slab: np.ndarray) -> np.ndarray:
     largest = np.abs(slab).max(axis=1, keepdims=True)
     slab = slab / np.where(largest > 0, largest, 1)
     return slab / np.maximum(np.linalg.norm(slab, axis=1, keepdims=True), 1e-300)
+
+
+def _scale(reach: float) -> float:
+    """A power of two, which changes nothing that a rank depends on and fits any range."""
+    return 2.0 ** np.floor(np.log2(reach)) if reach > 0 else 1.0
 
 
 def _aligned(n: int, d: int) -> np.ndarray:

@@ -6,12 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._graph_approximate import approximate_neighbors
 from ._graph_boxes import BoxSearch, box_neighbors, is_worthwhile
 from ._graph_exact import TILE_BYTES, ExactSearch, Metric, exact_neighbors
+from ._ring import Rows, gather, ring_neighbors
 from ._types import Array, ArrayInput, Progress
 
 _METRICS = ("euclidean", "cosine", "inner_product")
@@ -344,7 +346,7 @@ def method_for(neighbors: str, n: int, platform: str | None = None) -> str:
 
 
 def nearest_neighbors(
-    points: Float[Array, "n d"],
+    points: Float[Array, "n d"] | Rows,
     k: int,
     *,
     metric: Metric = "euclidean",
@@ -354,7 +356,16 @@ def nearest_neighbors(
     progress: Progress | None = None,
     tile_bytes: int = TILE_BYTES,
 ) -> NeighborGraph:
-    """`knn_graph` without its checks, for any k >= 1: missing neighbors are empty slots."""
+    """`knn_graph` without its checks, for any k >= 1: missing neighbors are empty slots.
+
+    Of `Rows` the Euclidean graph, found exactly by all devices together.
+    """
+    if isinstance(points, Rows):
+        options = {"codes": codes, "stage": stage, "progress": progress}
+        if is_worthwhile(points, k):
+            every = gather(points, np.arange(points.n_points))
+            return NeighborGraph(*box_neighbors(every, k, mesh=points.mesh, **options))
+        return NeighborGraph(*ring_neighbors(points, k, **options))
     if method == "exact" or not isinstance(metric, str):
         if metric == "euclidean" and is_worthwhile(points, k):
             return NeighborGraph(
@@ -386,10 +397,14 @@ def nearest_neighbors(
 
 
 def neighbor_search(
-    points: Float[Array, "n d"], k: int, *, codes: Int[Array, " n"] | None
+    points: Float[Array, "n d"],
+    k: int,
+    *,
+    codes: Int[Array, " n"] | None,
+    mesh: Mesh | None = None,
 ) -> BoxSearch | ExactSearch:
     """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
     `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none."""
     if is_worthwhile(points, k):
-        return BoxSearch(points, k, codes)
-    return ExactSearch(points, k, "euclidean", codes)
+        return BoxSearch(points, k, codes, mesh)
+    return ExactSearch(points, k, "euclidean", codes, mesh)

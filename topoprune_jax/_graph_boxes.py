@@ -10,12 +10,16 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from . import _graph_exact as exact
 from ._graph_exact import Table
+from ._mesh import SPLIT, WHOLE, here, on_all, on_shares
+from ._ring import Rows
 from ._steps import Steps
 from ._types import Array, Progress
 
@@ -40,7 +44,7 @@ class _Blocks(eqx.Module):
     last_code: Int[Array, " blocks"]
 
 
-def is_worthwhile(points: Float[Array, "n d"], k: int) -> bool:
+def is_worthwhile(points: Float[Array, "n d"] | Rows, k: int) -> bool:
     """Whether this search is faster than comparing all points, and their values are known."""
     n, d = points.shape
     small = d <= _MAX_FEATURES and k <= _MAX_NEIGHBORS
@@ -48,19 +52,38 @@ def is_worthwhile(points: Float[Array, "n d"], k: int) -> bool:
 
 
 class BoxSearch:
-    """The search of some tiles after the other, for points whose values are known."""
+    """The search of some tiles after the other, or of some on every device of a mesh, for points
+    whose values are known."""
 
-    def __init__(self, points: Float[Array, "n d"], k: int, codes: Int[Array, " n"] | None):
+    def __init__(
+        self,
+        points: Float[Array, "n d"],
+        k: int,
+        codes: Int[Array, " n"] | None,
+        mesh: Mesh | None = None,
+    ):
         n_blocks = -(-points.shape[0] // _SIZE)
         self._tiles = min(_TILES_PER_CALL, n_blocks)
+        if mesh is not None:
+            self._tiles += -self._tiles % mesh.size
         self.calls = -(-n_blocks // self._tiles)
         n_rows = self.calls * self._tiles * _SIZE
         self._k = k
         self._table = exact.prepare(points, codes, metric="euclidean", n_rows=n_rows)
         self._blocks = _curve(self._table)
+        self._mesh = mesh
+        self._every = None if mesh is None else on_all(mesh, (self._table, self._blocks))
 
     def part(self, i: int) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"]]:
         """Points, n for a missing one, and distances."""
+        if self._mesh is not None:
+            own = self._tiles // self._mesh.size
+            firsts = i * self._tiles + own * np.arange(self._mesh.size, dtype=np.int32)
+            specs = (WHOLE, SPLIT), SPLIT
+            options = {"k": self._k, "n_tiles": own}
+            return here(
+                on_shares(self._mesh, _search_share, *specs, self._every, firsts, **options)
+            )
         first = jnp.asarray(i * self._tiles, jnp.int32)
         return _search(self._table, self._blocks, first, k=self._k, n_tiles=self._tiles)
 
@@ -79,11 +102,12 @@ def box_neighbors(
     k: int,
     *,
     codes: Int[Array, " n"] | None,
+    mesh: Mesh | None = None,
     stage: str,
     progress: Progress | None,
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """As `exact_neighbors` with the Euclidean distance, for points whose values are known."""
-    search = BoxSearch(points, k, codes)
+    search = BoxSearch(points, k, codes, mesh)
     steps = Steps(stage, search.calls, progress)
     parts = [steps.run(search.part, i) for i in range(search.calls)]
     return steps.end(search.collect(parts))
@@ -188,6 +212,10 @@ def _search(table: Table, blocks: _Blocks, first: Int[Array, ""], *, k: int, n_t
     rows = lax.dynamic_slice_in_dim(blocks.rows, first, n_tiles).ravel()
     zero = jnp.zeros((), table.points.dtype)
     return exact.settle(table, rows, points, distances, proven, nearest, zero, metric="euclidean")
+
+
+def _search_share(every: tuple[Table, _Blocks], first: Int[Array, " one"], *, k: int, n_tiles: int):
+    return _search(*every, first[0], k=k, n_tiles=n_tiles)
 
 
 @jax.jit

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import norm, varying_with
+from ._mesh import SPLIT, WHOLE, here, on_all, on_shares
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Progress
 
@@ -26,7 +28,7 @@ LEAST_TILE_BYTES = 1 << 20
 SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
 _DOUBTFUL = 32  # queries scanned again in one go
 _DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
-_SAMPLE = 1024  # points whose median is the center
+SAMPLE = 1024  # points whose median is the center
 _TILE_NUMBERS = 1 << 22  # rows x columns x d of a tile under a user's metric: 16 MiB an operand
 _GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
 CHUNK_FLOPS = 4e10  # work between two looks at the host: about half a second on two cores
@@ -53,7 +55,7 @@ def exact_neighbors(
 
 
 class ExactSearch:
-    """The search of some tiles after the other."""
+    """The search of some tiles after the other, or of some on every device of a mesh."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class ExactSearch:
         k: int,
         metric: Metric,
         codes: Int[Array, " n"] | None,
+        mesh: Mesh | None = None,
         *,
         tile_bytes: int = TILE_BYTES,
     ):
@@ -69,6 +72,8 @@ class ExactSearch:
         self._tiles = tiles
         if not checks.is_traced(points):
             self._tiles = max(1, min(tiles, int(CHUNK_FLOPS / (2.0 * ROWS * n * (d + 8)))))
+        if mesh is not None:
+            self._tiles += -self._tiles % mesh.size
         self.calls = -(-tiles // self._tiles)
         self._k, self._metric = k, metric
         self._name = metric if isinstance(metric, str) else "function"
@@ -78,6 +83,13 @@ class ExactSearch:
         if isinstance(metric, str):
             block, by_class = block_size(n, codes, tile_bytes), codes is not None
             self._search = partial(search, metric=metric, block=block, by_class=by_class)
+            if mesh is not None:
+                every = on_all(mesh, self._table)
+                specs = (WHOLE, SPLIT), SPLIT
+                options = self._search.keywords
+                self._search = lambda _, rows, k: here(
+                    on_shares(mesh, search, *specs, every, rows, k=k, **options)
+                )
         else:
             self._search = partial(_search_function, metric=metric)
 
@@ -145,10 +157,7 @@ def prepare(points, codes, *, metric, n_rows, check=False):
         points, scale = _within_range(points)
     center = jnp.zeros_like(points[0])
     if metric in ("euclidean", "cosine"):
-        # The median, because far outliers must not set the rounding of all other points.
-        # By `top_k`, which XLA compiles faster than a sort.
-        sample = points[:: -(-n // _SAMPLE)].T
-        center = lax.top_k(sample, sample.shape[1] // 2 + 1)[0][:, -1]
+        center = middle(points[:: -(-n // SAMPLE)])
     order = jnp.arange(n, dtype=jnp.int32)
     by_class = codes is not None
     codes = jnp.zeros(n, jnp.int32) if codes is None else codes
@@ -169,18 +178,28 @@ def prepare(points, codes, *, metric, n_rows, check=False):
     )
 
 
-def _within_range(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
-    """The points divided by a power of two, and that power: no bit of the mantissa changes.
+def middle(sample: Float[Array, "m d"]) -> Float[Array, " d"]:
+    """The median, because far outliers must not set the rounding of all other points."""
+    # By `top_k`, which XLA compiles faster than a sort.
+    return lax.top_k(sample.T, sample.shape[0] // 2 + 1)[0][:, -1]
 
-    The largest entry lands near the fourth root of the largest number, so that neither the squares
-    of large differences overflow nor those of small ones vanish.
+
+def _within_range(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
+    """The points divided by a power of two, and that power: no bit of the mantissa changes."""
+    scale = fitting_scale(jnp.max(jnp.abs(points)))
+    return points / scale, scale
+
+
+def fitting_scale(reach: Float[Array, ""]) -> Float[Array, ""]:
+    """The power of two by which coordinates up to `reach` are divided.
+
+    The largest lands near the fourth root of the largest number, so that neither the squares of
+    large differences overflow nor those of small ones vanish.
     """
-    limits = jnp.finfo(points.dtype)
-    reach = jnp.max(jnp.abs(points))
+    limits = jnp.finfo(reach.dtype)
     exponent = jnp.frexp(reach)[1] - limits.maxexp // 4
     exponent = jnp.clip(exponent, limits.minexp + 1, limits.maxexp - 1)
-    scale = jnp.ldexp(jnp.ones_like(reach), exponent)
-    return points / scale, scale
+    return jnp.ldexp(jnp.ones_like(reach), exponent)
 
 
 @partial(jax.jit, static_argnames=("metric", "k", "block", "by_class", "stream"))
@@ -363,36 +382,48 @@ def relative_rounding(e: int, dtype) -> float:
     return float(jnp.finfo(dtype).eps) / 2 * (min(e, 10 * math.sqrt(e)) + 10)
 
 
-def _keys(x: Array, y: Array, nearest: Array, inner: bool) -> Array:
+def keys_between(x: Array, y: Array, nearest: Array | None = None) -> Array:
     """What orders the candidates y of x: their distance, or minus their inner product.
 
     Inner products are taken relative to that of `nearest`: in a tight cluster the differences are
     far smaller than the products, which would round them away.
     """
-    return -jnp.sum(x * (y - nearest), axis=-1) if inner else norm(x - y)
+    return norm(x - y) if nearest is None else -jnp.sum(x * (y - nearest), axis=-1)
+
+
+def candidate_keys(
+    x: Float[Array, "rows e"],
+    points: Float[Array, "others e"],
+    found: Int[Array, "rows c"],
+    *,
+    inner: bool,
+) -> Float[Array, "rows c"]:
+    """`keys_between` each query and the rows `found` of `points`, the first of them `nearest`."""
+    queries = x[:, None, :]
+    nearest = points[found[:, :1]] if inner else None
+    rows = max(1, _GATHERED_NUMBERS // (found.shape[1] * points.shape[1]))
+    if rows >= found.shape[0]:
+        return keys_between(queries, points[found], nearest)
+    return lax.map(
+        lambda row: keys_between(row[0], points[row[1]], row[2]),
+        (queries, found, nearest),
+        batch_size=rows,
+    )
 
 
 def ordered(table: Table, own, found, absent, longest, *, metric):
     """The candidates `found` of the rows `own` by (distance, index): keys, points, distances."""
     n, inner = table.n_points, metric == "inner_product"
-    x, nearest = table.points[own][:, None, :], table.points[found[:, :1]]
-    rows = max(1, _GATHERED_NUMBERS // (found.shape[1] * table.points.shape[1]))
-    if rows >= found.shape[0]:
-        keys = _keys(x, table.points[found], nearest, inner)
-    else:
-        keys = lax.map(
-            lambda row: _keys(row[0], table.points[row[1]], row[2], inner),
-            (x, found, nearest),
-            batch_size=rows,
-        )
+    x = table.points[own]
+    keys = candidate_keys(x, table.points, found, inner=inner)
     keys = jnp.where(absent | (own[:, None] == found), jnp.inf, keys)
     points = jnp.where(jnp.isinf(keys), n, table.index[found])
     keys, points = lax.sort((keys, points), dimension=1, num_keys=2)
-    return keys, points, _distances(keys, x, nearest, longest, inner)
+    return keys, points, _distances(keys, x[:, None, :], table.points[found[:, :1]], longest, inner)
 
 
 def _distances(keys: Array, x: Array, nearest: Array, longest: Array, inner: bool) -> Array:
-    """The distances that belong to `_keys`."""
+    """The distances that belong to `keys_between`."""
     if not inner:
         return keys
     return jnp.maximum((longest - jnp.sum(x * nearest, axis=2)) + keys, 0)
@@ -427,7 +458,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
             first = jnp.minimum(left, table.codes.shape[0] - width)
             y = lax.dynamic_slice_in_dim(table.points, first, width)
             columns = first + jnp.arange(width, dtype=jnp.int32)
-            keys = _keys(x, y[None], reference, inner)
+            keys = keys_between(x, y[None], reference if inner else None)
             same = lax.dynamic_slice_in_dim(table.codes, first, width)[None, :]
             same = (codes[:, None] == same) & (columns >= left)[None, :]
             keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)

@@ -2,25 +2,29 @@
 
 import os
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._beta import choose_beta
 from ._checkpoint import check_checkpoint, fingerprint
 from ._embedding import EmbeddingOptions, check_options, embed
-from ._features import known_shape, traced_unit_rows, unit_rows
+from ._features import divided_unit_rows, known_shape, traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
 from ._graph import NEIGHBORS, NeighborGraph, check_graph, method_for, nearest_neighbors
 from ._graph_exact import TILE_BYTES
+from ._mesh import check_agreed, check_mesh, check_same, known
 from ._plan import fitting_tiles, problem_of
 from ._results import RESULTS
+from ._ring import Rows, on_host
 from ._score import structural_complexity
 from ._select import class_agreement, kept_count, select
-from ._spectral import principal_components, spectral_start
+from ._spectral import principal_guess, spectral_start
 from ._steps import Run, running
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
@@ -71,6 +75,7 @@ def rank(
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     checkpoint: str | os.PathLike[str] | None = None,
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
     key: Key | None = None,
 ) -> Ranking:
@@ -127,6 +132,11 @@ def rank(
       only its sign would be left.
     - `embedding`: options of `embed`.
     - `checkpoint`: the path of a folder of this ranking's own, made if it is missing.
+    - `mesh`: devices that share the work, of one process or of several that all make this call.
+      Each holds its share of the features. These are an array that is the same in every process,
+      which reads its own rows only; or a JAX array of which each process holds some rows, and whose
+      mesh is used unless one is given. Every process gets the whole ranking, on CPU with the bits
+      of a single device. `"auto"` is `"exact"` there.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
       Not called while JAX traces.
     - `key`: typed PRNG key, `jax.random.key(0)` unless given. The same key gives the same bits on
@@ -140,6 +150,8 @@ def rank(
     [0, 1), labels of another length, or an option out of range; ValueError if `checkpoint` holds
     another ranking (data, options, key, versions or device differ; the sentence says which), and
     `io.FileError` if it cannot be written, holds other files, or another process is at work on it.
+    With a mesh of several processes the same in all of them, ValueError if their arguments differ,
+    and RuntimeError in the others if one dies.
     MemoryError, before anything is read, for more than can fit into the memory that is free: what
     is needed, what is there and what would fit. `plan` says so beforehand, and how long it takes.
 
@@ -172,6 +184,7 @@ def rank(
                 "`jit` and `vmap`."
             )
         check_checkpoint(checkpoint)
+    mesh = check_mesh(mesh, features, traced=any(traced))
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
     _check_name(neighbors)
     m = checks.check_count(patch_size, name="patch_size", low=2)
@@ -186,7 +199,18 @@ def rank(
         problem = problem_of(n, d, classes, k, neighbors, m, beta, embedding)
         return fitting_tiles(problem, held=held)
 
-    if checks.is_traced(features):
+    if mesh is not None:
+        labels = known(labels)
+        sizes = (ratio, n_neighbors, neighbors, patch_size, beta, agreement_power, normalize)
+        given = {"features": features, "labels": labels, "options": (*sizes, embedding)}
+        _check_shared(mesh, neighbors, given | {"key": key})
+        points, identical = divided_unit_rows(
+            features, mesh=mesh, normalize=normalize, progress=progress
+        )
+        result = RESULTS.all_identical if identical else RESULTS.successful
+        neighbors = "exact" if isinstance(neighbors, str) else neighbors
+        tile_bytes = TILE_BYTES
+    elif checks.is_traced(features):
         points, identical, finite = traced_unit_rows(features, normalize=normalize)
         result = RESULTS.where(identical, RESULTS.all_identical, RESULTS.successful)
         result = RESULTS.where(finite, result, RESULTS.features_not_finite)
@@ -219,14 +243,18 @@ def rank(
     def identity():
         graph = neighbors if isinstance(neighbors, NeighborGraph) else None
         method = neighbors if graph is None else "given"
-        more = {"normalize": bool(normalize), "neighbors": method}
-        return fingerprint(points, {"labels": codes, "graph": graph}, key, options | more)
+        more: dict[str, Any] = {"normalize": bool(normalize), "neighbors": method}
+        if mesh is not None:  # pieces are cut by the number of devices
+            more["n_devices"] = mesh.size
+        data = on_host(points) if isinstance(points, Rows) else points
+        return fingerprint(data, {"labels": codes, "graph": graph}, key, options | more)
 
     with running(progress, checkpoint, identity) as run:
-        stages = partial(
-            _stages, points, codes, neighbors, **options, tile_bytes=tile_bytes, run=run, key=key
-        )
+        work = {"mesh": mesh, "tile_bytes": tile_bytes, "run": run, "key": key}
+        stages = partial(_stages, points, codes, neighbors, **options, **work)
         scores, order, z, beta, recall = run.once("ranking", stages, lambda *arrays: arrays)
+    if mesh is not None:
+        check_agreed(mesh, order)
     n_kept = kept_count(n, ratio)
     return Ranking(
         scores=scores,
@@ -251,6 +279,7 @@ def _stages(
     agreement_power,
     embedding,
     tile_bytes,
+    mesh,
     run,
     key,
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -274,10 +303,10 @@ def _stages(
     start = run.once("start", lambda: run.step("start", begin))
     z = run.once(
         "embedding",
-        partial(embed, fuzzy_set, embedding, start=start, progress=run, key=embed_key),
+        partial(embed, fuzzy_set, embedding, start=start, mesh=mesh, progress=run, key=embed_key),
     )
-    score = partial(structural_complexity, z, labels=codes, patch_size=patch_size, progress=run)
-    scores = run.once("complexity", score)
+    score = partial(structural_complexity, z, labels=codes, patch_size=patch_size, mesh=mesh)
+    scores = run.once("complexity", partial(score, progress=run))
     order, beta = _order(
         points,
         fuzzy_set,
@@ -313,11 +342,21 @@ def _check_size(graph: NeighborGraph, n: int) -> None:
         )
 
 
+def _check_shared(mesh: Mesh, neighbors: str | NeighborGraph, arguments: dict[str, Any]) -> None:
+    """Raises unless a ranking of these can be divided among devices."""
+    if isinstance(neighbors, str) and neighbors in ("projected", "blocks"):
+        raise ValueError(
+            "`neighbors` must be 'auto', 'exact' or a NeighborGraph on a mesh of devices; got "
+            f"{neighbors!r}, a search that is not divided among them. 'exact' is."
+        )
+    check_same(mesh, **arguments)
+
+
 def _start(points, fuzzy_set, n_components, key) -> Array:
     """Low eigenvectors of the graph, found from the principal components of the features: the
     same whatever the key, up to how far the iteration has converged."""
     pca_key, spectral_key = jax.random.split(key)
-    guess = principal_components(points, n_components, key=pca_key)
+    guess = principal_guess(points, n_components, key=pca_key)
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
@@ -14,6 +15,7 @@ from ._diagram import check_dims
 from ._distance import norm, rescale, varying_with
 from ._flag import check_reduction
 from ._graph import neighbor_search
+from ._mesh import SPLIT, WHOLE, check_mesh, here, on_shares
 from ._persistence import vietoris_rips
 from ._steps import Steps
 from ._summaries import check_power, total_persistence
@@ -21,6 +23,7 @@ from ._types import Array, ArrayInput, Progress
 
 _BATCH = 256  # patches of one host call, fewer where their distances would take more than 16 MiB
 _PATCHES_PER_CALL = 16384
+_SHARED_CALL_BYTES = 1 << 16
 
 
 def structural_complexity(
@@ -34,6 +37,7 @@ def structural_complexity(
     n_steps: int = 5,
     step_size: float = 0.05,
     reduction: str = "host",
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Float[Array, " n"]:
     r"""How complex the manifold is around each sample: persistent homology of its patch.
@@ -67,6 +71,7 @@ def structural_complexity(
     - `method`: `"total_persistence"` or `"displacement"`.
     - `n_steps`, `step_size`: of the optimization, for displacement; `step_size` is at most 1.
     - `reduction`: `"host"` or `"device"`, see `vietoris_rips`.
+    - `mesh`: devices that share the patches; the embedding lies on all of them.
     - `progress`: called with ("complexity", done, total).
 
     **Returns:** (n,) scores, not negative, in units of the embedding (to the given power).
@@ -97,20 +102,14 @@ def structural_complexity(
     reduction = check_reduction(reduction, dims, min(size, n))
     power = check_power(power)
     codes = None if labels is None else checks.check_labels(labels, n)
-    score = partial(
-        _score_patches,
-        dims=dims,
-        power=power,
-        method=method,
-        n_steps=n_steps,
-        step_size=float(step_size),
-        reduction=reduction,
-    )
+    mesh = check_mesh(mesh, traced=checks.is_traced(points))
+    measure = _Measure(dims, power, method, n_steps, float(step_size), reduction)
+    score = partial(_score_patches if mesh is None else partial(_score_on, mesh), measure=measure)
     if size < 2 or n < 2:
         itself = jnp.arange(n, dtype=jnp.int32)
         return score(points, itself, itself[:, None], jnp.zeros(n, points.dtype))
     # Scored as they are found: n patches of m points need not exist at a time.
-    search = neighbor_search(points, min(size, n) - 1, codes=codes)
+    search = neighbor_search(points, min(size, n) - 1, codes=codes, mesh=mesh)
     several = _calls(search.place(0).shape[0])
     pieces = [(i, rows) for i in range(search.calls) for rows in several]
     of_part: dict[int, Array] = {}
@@ -135,21 +134,65 @@ def _calls(n_rows: int) -> list[slice]:
     return [slice(start, start + per_call) for start in starts]
 
 
-@partial(jax.jit, static_argnames=("dims", "power", "method", "n_steps", "step_size", "reduction"))
+class _Measure(NamedTuple):
+    """What is measured of a patch."""
+
+    dims: tuple[int, ...]
+    power: float
+    method: str
+    n_steps: int
+    step_size: float
+    reduction: str
+
+
+@partial(jax.jit, static_argnames="measure")
 def _score_patches(
     points: Float[Array, "n c"],
     place: Int[Array, " rows"],
     neighbors: Int[Array, "rows k"],
     scores: Float[Array, " n"],
     *,
-    dims: tuple[int, ...],
-    power: float,
-    method: str,
-    n_steps: int,
-    step_size: float,
-    reduction: str,
+    measure: _Measure,
 ) -> Float[Array, " n"]:
     """`scores` with those of the points `place`, n in the padding, put in."""
+    found = _scores(points, place, neighbors, measure=measure)
+    return scores.at[place].set(found, mode="drop")
+
+
+def _score_on(
+    mesh: Mesh,
+    points: Float[Array, "n c"],
+    place: Int[Array, " rows"],
+    neighbors: Int[Array, "rows k"],
+    scores: Float[Array, " n"],
+    *,
+    measure: _Measure,
+) -> Float[Array, " n"]:
+    """The same, the patches divided among devices."""
+    n = points.shape[0]
+    spare = -place.shape[0] % mesh.size
+    place = jnp.pad(place, (0, spare), constant_values=n)
+    neighbors = jnp.pad(neighbors, ((0, spare), (0, 0)), constant_values=n)
+    m = neighbors.shape[1] + 1
+    # Larger arguments of host calls on several CPU devices at a time can block each other.
+    is_free = measure.dims == (0,) or measure.reduction == "device"
+    batch = _BATCH if is_free else max(1, _SHARED_CALL_BYTES // (2 * m * m))
+    specs = (WHOLE, SPLIT, SPLIT), SPLIT
+    given = points, place, neighbors
+    found = on_shares(mesh, _scores, *specs, *given, measure=measure, batch=batch)
+    return scores.at[place].set(here(found), mode="drop")
+
+
+def _scores(
+    points: Float[Array, "n c"],
+    place: Int[Array, " rows"],
+    neighbors: Int[Array, "rows k"],
+    *,
+    measure: _Measure,
+    batch: int = _BATCH,
+) -> Float[Array, " rows"]:
+    """The scores of the patches of the points `place`."""
+    dims, power, method, n_steps, step_size, reduction = measure
     n = points.shape[0]
     # A missing neighbor is the point again, at distance 0, which adds no bar of positive length.
     itself = jnp.minimum(place, n - 1)[:, None]
@@ -172,8 +215,7 @@ def _score_patches(
         return persistence(patch, power) if method == "total_persistence" else displacement(patch)
 
     rows, m = patches.shape
-    batch = max(1, min(_BATCH, rows, (1 << 22) // m**2))
+    batch = max(1, min(batch, rows, (1 << 22) // m**2))
     # `map` would compile a remainder on its own.
     padded = jnp.pad(patches, ((0, -rows % batch), (0, 0)))
-    found = lax.map(score, padded, batch_size=batch)[:rows]
-    return scores.at[place].set(found, mode="drop")
+    return lax.map(score, padded, batch_size=batch)[:rows]

@@ -5,18 +5,22 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float
 
 from . import _checks as checks
 from ._distance import rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
+from ._ring import Rows, gather, tilewise
 from ._types import Array, ArrayInput, Key
 
 _ROUNDS = 60  # of the filter for `spectral_embedding`: converged on every set that was tried
 _DEGREE = 12
 _FIRST_CUT = 0.6  # eigenvalues of the adjacency below this are damped in the first round
 _CUT_RANGE = (-0.5, 0.99)
+_SAMPLE = 1 << 16  # points that the axes of `principal_guess` are fitted to
+_TILE = 1 << 8
 
 
 def principal_components(points: ArrayInput, n_components: int, *, key: Key) -> Float[Array, "n c"]:
@@ -41,6 +45,65 @@ def principal_components(points: ArrayInput, n_components: int, *, key: Key) -> 
     c = checks.check_count(n_components, name="n_components", low=1)
     checks.check_key(key)
     return _principal_components(array, c, key=key)
+
+
+def principal_guess(
+    points: Float[Array, "n d"] | Rows, n_components: int, *, key: Key
+) -> Float[Array, "n c"]:
+    """`principal_components`, where points are many along the axes of an even sample of them.
+
+    Each coordinate is a sum in the order of the features, so that its bits depend neither on how
+    many points are looked at in one go nor on where they lie.
+    """
+    n = points.shape[0]
+    divided = isinstance(points, Rows)
+    if n <= _SAMPLE:
+        every = gather(points, np.arange(n)) if divided else points
+        return principal_components(every, n_components, key=key)
+    step = -(-n // _SAMPLE)
+    sample = gather(points, np.arange(0, n, step)) if divided else points[::step]
+    center, axes = _principal_axes(sample, n_components, key=key)
+    if divided:
+        return tilewise(points, _along, center, axes)
+    return _along_all(points, center, axes)
+
+
+@partial(jax.jit, static_argnames="n_components")
+def _principal_axes(sample, n_components, *, key) -> tuple[Float[Array, " d"], Float[Array, "d c"]]:
+    center = jnp.mean(sample, axis=0)
+    centered = sample - center[None, :]
+    components = _principal_components(sample, n_components, key=key)
+    length = jnp.sum(components * components, axis=0)
+    # The components are the sample along the axes: A = X^T (X a) / |X a|^2 is a again, up to what
+    # the iteration has left of other axes.
+    axes = centered.T @ components
+    return center, axes / jnp.where(length > 0, length, 1)[None, :]
+
+
+def _along(
+    rows: Float[Array, "m d"], center: Float[Array, " d"], axes: Float[Array, "d c"]
+) -> Float[Array, "m c"]:
+    def in_order(rows):
+        return jnp.sum((rows - center[None, :])[:, None, :] * axes.T[None, :, :], axis=2)
+
+    def at_once(rows):
+        return jnp.matmul(rows - center[None, :], axes, precision=lax.Precision.HIGHEST)
+
+    return lax.platform_dependent(rows, cpu=in_order, default=at_once)
+
+
+@jax.jit
+def _along_all(points, center, axes) -> Float[Array, "n c"]:
+    n = points.shape[0]
+
+    def tile(start):
+        return _along(lax.dynamic_slice_in_dim(points, start, _TILE), center, axes)
+
+    # The last tile reaches back over the one before it.
+    starts = jnp.minimum(jnp.arange(0, n, _TILE), n - _TILE)
+    found = lax.map(tile, starts)
+    before = found[:-1].reshape(-1, axes.shape[1])
+    return jnp.concatenate([before, found[-1][before.shape[0] - n :]])
 
 
 @partial(jax.jit, static_argnames="n_components")
