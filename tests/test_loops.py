@@ -152,6 +152,7 @@ def test_any_order_of_the_edges(rng):
     assert len(np.unique(device.count)) > 3
 
 
+@pytest.mark.slow
 def test_more_loops_than_fit_the_usual_words_and_blocks(rng, monkeypatch):
     n = 16
     matrices = np.stack([crowded(n, rng) for _ in range(4)])
@@ -164,6 +165,7 @@ def test_more_loops_than_fit_the_usual_words_and_blocks(rng, monkeypatch):
     assert (device.result == RESULTS.capacity_exceeded).tolist() == [True] * 4 + [False]
 
 
+@pytest.mark.slow
 def test_only_those_that_need_it_are_done_again_in_a_nested_batch(rng):
     ordinary = squareform(pdist(rng.normal(size=(16, 3)))).astype(np.float32)
     matrices = np.stack([crowded(16, rng), ordinary, ordinary, crowded(16, rng)])
@@ -194,6 +196,7 @@ def test_float64(x64, rng):
     assert_same(diagram, tp.vietoris_rips(points, dims=(1,)))
 
 
+@pytest.mark.slow
 def test_capacity_and_order_of_dims(rng):
     options = (("dims", (1, 0)), ("capacity", (2, 3)))
     device, host = both(clouds(16, rng), options)
@@ -201,6 +204,7 @@ def test_capacity_and_order_of_dims(rng):
     assert (device.result == RESULTS.capacity_exceeded).any()
 
 
+@pytest.mark.slow
 def test_other_filtrations(rng):
     points = clouds(16, rng)[3]
     for function in (
