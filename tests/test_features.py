@@ -1,5 +1,6 @@
 """Every form in which features may come gives the same rows."""
 
+import pathlib
 import tracemalloc
 
 import jax
@@ -75,6 +76,37 @@ def test_a_memory_map_is_read_and_left_as_it_was(features, tmp_path, mode):
     np.testing.assert_array_equal(rows(mapped), rows(features))
     np.testing.assert_array_equal(mapped, features)
     np.testing.assert_array_equal(rows([mapped[:10], mapped[10:]]), rows(features))
+
+
+def test_rows_are_taken_over_and_not_copied(features, monkeypatch):
+    made = []
+
+    def aligned(n, d, make=_features._aligned):
+        made.append(make(n, d))
+        return made[-1]
+
+    monkeypatch.setattr(_features, "_aligned", aligned)
+    points, _ = unit_rows(features, normalize=True, progress=None)
+    assert points.unsafe_buffer_pointer() == made[0].ctypes.data
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/smaps").exists(), reason="no /proc/self/smaps")
+def test_what_was_read_of_a_file_is_let_go(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(_features, "_SLAB_BYTES", 1 << 20)
+    file = tmp_path / "large.npy"
+    np.save(file, rng.normal(size=(100_000, 16)).astype(np.float32))  # 6.4 MB
+    mapped = np.load(file, mmap_mode="r")
+    float(mapped.sum())
+    assert resident(file) > 6000
+    unit_rows(mapped, normalize=True, progress=None)
+    assert resident(file) < 1000
+
+
+def resident(file):
+    """Kilobytes of the file that this process holds."""
+    lines = pathlib.Path("/proc/self/smaps").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.endswith(str(file)))
+    return next(int(line.split()[1]) for line in lines[first:] if line.startswith("Rss:"))
 
 
 def test_batches_are_held_once_as_float32(rng, monkeypatch):

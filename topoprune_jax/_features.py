@@ -43,7 +43,7 @@ def unit_rows(
         progress("features", n, n)
     slabs = (points[start : start + step] for start in range(0, n, step))
     identical = n > 1 and all((slab == points[0]).all() for slab in slabs)
-    return jnp.asarray(points), identical
+    return jax.device_put(points), identical  # `jnp.asarray` would copy
 
 
 def known_shape(features: ArrayInput) -> tuple[int, int] | None:

@@ -341,7 +341,9 @@ def method_for(neighbors: str, n: int, platform: str | None = None) -> str:
     """The method of `knn_graph` that one of `NEIGHBORS` means for n points."""
     if neighbors != "auto":
         return neighbors
-    platform = jax.default_backend() if platform is None else platform
+    if platform is None:
+        with checks.known_values():  # where JAX computes, which need not be its default backend
+            platform = next(iter(jnp.zeros(()).devices())).platform
     return "blocks" if platform == "cpu" and n > _EXACT_ON_CPU else "exact"
 
 

@@ -26,8 +26,8 @@ ROWS = 256  # queries of a tile
 TILE_BYTES = 1 << 26  # of one tile of distances, unless memory is scarce
 LEAST_TILE_BYTES = 1 << 20
 SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
-_DOUBTFUL = 32  # queries scanned again in one go
-_DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
+DOUBTFUL = 32  # queries scanned again in one go
+DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
 SAMPLE = 1024  # points whose median is the center
 _TILE_NUMBERS = 1 << 22  # rows x columns x d of a tile under a user's metric: 16 MiB an operand
 _GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
@@ -436,16 +436,16 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
     inner = metric == "inner_product"
     before = jnp.cumsum(~proven, dtype=jnp.int32)
     count = before[-1]
-    doubtful = jnp.full(n_rows + _DOUBTFUL, n_rows - 1, jnp.int32)
-    doubtful = doubtful.at[jnp.where(proven, n_rows + _DOUBTFUL, before - 1)].set(
+    doubtful = jnp.full(n_rows + DOUBTFUL, n_rows - 1, jnp.int32)
+    doubtful = doubtful.at[jnp.where(proven, n_rows + DOUBTFUL, before - 1)].set(
         jnp.arange(n_rows, dtype=jnp.int32), mode="drop"
     )
-    width = min(_DOUBTFUL_COLUMNS, table.codes.shape[0])
+    width = min(DOUBTFUL_COLUMNS, table.codes.shape[0])
 
     def step(state):
         done, points, distances = state
-        slots = lax.dynamic_slice_in_dim(doubtful, done, _DOUBTFUL)
-        used = done + jnp.arange(_DOUBTFUL, dtype=jnp.int32) < count
+        slots = lax.dynamic_slice_in_dim(doubtful, done, DOUBTFUL)
+        used = done + jnp.arange(DOUBTFUL, dtype=jnp.int32) < count
         own = rows[slots]
         x, codes = table.points[own][:, None, :], table.codes[own]
         reference = table.points[nearest[slots]][:, None, :]
@@ -464,7 +464,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
             keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)
             return merge(best, keys, columns)
 
-        start = varying_with(no_neighbors(_DOUBTFUL, k, x.dtype), x)
+        start = varying_with(no_neighbors(DOUBTFUL, k, x.dtype), x)
         keys, found = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
         # Rows of a class are in the order of their index, so ties are too.
         new_points = jnp.where(jnp.isinf(keys), n, table.index[found])
@@ -472,7 +472,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
         target = jnp.where(used, slots, n_rows)
         points = points.at[target].set(new_points, mode="drop")
         distances = distances.at[target].set(new_distances, mode="drop")
-        return done + _DOUBTFUL, points, distances
+        return done + DOUBTFUL, points, distances
 
     start = (varying_with(jnp.zeros((), jnp.int32), distances), points, distances)
     return lax.while_loop(lambda state: state[0] < count, step, start)[1:]

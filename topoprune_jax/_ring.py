@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int
 
 from . import _graph_exact as exact
-from ._graph_exact import ROWS, Table
+from ._graph_exact import DOUBTFUL, DOUBTFUL_COLUMNS, ROWS, Table
 from ._mesh import (
     AXIS,
     SPLIT,
@@ -31,8 +31,6 @@ from ._mesh import (
 )
 from ._types import Array, ArrayInput, Progress
 
-_DOUBTFUL = 32  # queries scanned again in one go
-_DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
 _DOUBTFUL_COST = 16  # of such a comparison, in comparisons by a product
 
 
@@ -401,9 +399,9 @@ def _settle(
     share, d = options["share"], visitor.values.shape[1]
     doubtful = [np.flatnonzero(~rows) for rows in proven]
     most = max(len(rows) for rows in doubtful)
-    flops = 2.0 * _DOUBTFUL_COST * _DOUBTFUL * share * (d + 8)
-    per_call = max(1, min(-(-most // _DOUBTFUL), int(exact.CHUNK_FLOPS / flops)))
-    size = _DOUBTFUL << (per_call - 1).bit_length()  # few sizes, few programs
+    flops = 2.0 * _DOUBTFUL_COST * DOUBTFUL * share * (d + 8)
+    per_call = max(1, min(-(-most // DOUBTFUL), int(exact.CHUNK_FLOPS / flops)))
+    size = DOUBTFUL << (per_call - 1).bit_length()  # few sizes, few programs
     calls = -(-most // size)
     slots = np.full((n_devices, calls * size), -1, np.int32)
     for one, rows in zip(slots, doubtful, strict=True):
@@ -443,7 +441,7 @@ def _compare(
     k = found.keys.shape[1]
     begin, there = _visited(visit, n, share, n_devices)
     n_rows = visitor.codes.shape[0]
-    width = min(_DOUBTFUL_COLUMNS, n_rows)
+    width = min(DOUBTFUL_COLUMNS, n_rows)
     positions = _position(own.codes.shape[0], n, share)
 
     def group(part: tuple[Array, _Found]) -> _Found:
@@ -465,7 +463,7 @@ def _compare(
             same = same & (positions[rows][:, None] != begin + columns[None, :])
             return exact.merge(best, jnp.where(same, keys, jnp.inf), columns)
 
-        start = exact.no_neighbors(_DOUBTFUL, k, x.dtype)
+        start = exact.no_neighbors(DOUBTFUL, k, x.dtype)
         keys, columns = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
         new = jnp.where(jnp.isinf(keys), n, begin + columns)
         keys = jnp.concatenate([before.keys, keys], axis=1)
@@ -474,7 +472,7 @@ def _compare(
         keys, new = (leaf[:, :k] for leaf in lax.sort((keys, new), dimension=1, num_keys=2))
         return _Found(before.values, new, keys)
 
-    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, _DOUBTFUL, *leaf.shape[1:]), (slots, found))
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, DOUBTFUL, *leaf.shape[1:]), (slots, found))
     return exact.flat(lax.map(group, groups))
 
 

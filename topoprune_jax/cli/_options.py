@@ -48,6 +48,26 @@ _OPTIONS = (
     ),
 )
 
+_LABELS = (
+    click.option(
+        "--labels",
+        type=click.Path(),
+        metavar="LABELS",
+        help="Class labels, one a sample, in a file of any type that FEATURES may have. With "
+        "labels every class keeps its share, and one sample at least.",
+    ),
+    click.option(
+        "--label-column",
+        metavar="NAME",
+        help="Class labels from this array or column of FEATURES instead.",
+    ),
+)
+
+
+def label_options(command: Command) -> Command:
+    """Gives a command `labels` and `label_column`."""
+    return _with(command, _LABELS)
+
 
 def ranking_options(command: Command) -> Command:
     """Gives a command `seed`, `n_neighbors`, `neighbors`, `patch_size` and `beta`."""

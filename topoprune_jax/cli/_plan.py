@@ -6,7 +6,7 @@ import click
 
 from .. import __version__
 from ._console import interruptible, print_json, show, user_errors
-from ._options import planning_options
+from ._options import label_options, planning_options
 
 
 @click.command("plan")
@@ -17,17 +17,7 @@ from ._options import planning_options
     help="Fraction of the samples to REMOVE; only says how many are kept, since time and memory do "
     "not depend on it.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(),
-    metavar="LABELS",
-    help="Class labels, one a sample, in a file of any type that FEATURES may have.",
-)
-@click.option(
-    "--label-column",
-    metavar="NAME",
-    help="Class labels from this array or column of FEATURES instead.",
-)
+@label_options
 @click.option(
     "--classes",
     type=click.IntRange(min=1),

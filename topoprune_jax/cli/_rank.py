@@ -17,7 +17,7 @@ from ._console import (
     user_errors,
     warn,
 )
-from ._options import ranking_options
+from ._options import label_options, ranking_options
 
 
 @click.command("rank")
@@ -36,18 +36,7 @@ from ._options import ranking_options
     help="Where to write the ranking: .npz, .csv, .parquet or .json by the name. Replaces an "
     "existing file.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(),
-    metavar="LABELS",
-    help="Class labels, one a sample, in a file of any type that FEATURES may have. With labels "
-    "every class keeps its share, and one sample at least.",
-)
-@click.option(
-    "--label-column",
-    metavar="NAME",
-    help="Class labels from this array or column of FEATURES instead.",
-)
+@label_options
 @click.option(
     "--ids",
     type=click.Path(),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ._console import StageTimer, bar_wanted, interruptible, user_errors, warn
-from ._options import ranking_options
+from ._options import label_options, ranking_options
 
 
 @click.command("report")
@@ -25,17 +25,7 @@ from ._options import ranking_options
     metavar="FILE",
     help="Where to write the page. Replaces an existing file.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(),
-    metavar="LABELS",
-    help="Class labels, one a sample, in a file of any type that FEATURES may have.",
-)
-@click.option(
-    "--label-column",
-    metavar="NAME",
-    help="Class labels from this array or column of FEATURES instead.",
-)
+@label_options
 @click.option(
     "--ids",
     type=click.Path(),
