@@ -40,6 +40,7 @@ def ranking():
         kept=order[:2],
         removed=order[2:],
         embedding=jnp.arange(10, dtype=jnp.float32).reshape(5, 2),
+        manifold=jnp.arange(15, dtype=jnp.float32).reshape(5, 3),
         beta=jnp.asarray(-1.0),
         recall=jnp.asarray(1.0),
         result=RESULTS.successful,
@@ -189,8 +190,8 @@ def test_csv_by_hand(tmp_path, ranking):
 def test_npz_by_hand(tmp_path, ranking):
     write_ranking(tmp_path / "out.npz", ranking)
     with np.load(tmp_path / "out.npz") as out:
-        names = {"index", "score", "rank", "kept", "order", "embedding", "beta", "recall"}
-        assert set(out) == names
+        names = {"index", "score", "rank", "kept", "order", "embedding", "manifold", "beta"}
+        assert set(out) == names | {"recall"}
         assert (float(out["beta"]), float(out["recall"])) == (
             float(ranking.beta),
             float(ranking.recall),
@@ -201,6 +202,7 @@ def test_npz_by_hand(tmp_path, ranking):
         np.testing.assert_array_equal(out["order"], np.asarray(ranking.order))
         np.testing.assert_array_equal(out["score"], np.asarray(ranking.scores))
         np.testing.assert_array_equal(out["embedding"], np.asarray(ranking.embedding))
+        np.testing.assert_array_equal(out["manifold"], np.asarray(ranking.manifold))
 
 
 def test_json_by_hand(tmp_path, ranking):

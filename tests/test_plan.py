@@ -33,8 +33,8 @@ def steady(monkeypatch):
 
 def problem(n=20_000, d=64, **changes):
     several = {
-        "k": 15, "m": 64, "c": 2, "neighbors": "exact", "class_sizes": (), "chooses_beta": True,
-        "n_epochs": 120, "n_negatives": 64,
+        "k": 15, "m": 64, "c": 2, "e": 16, "neighbors": "exact", "class_sizes": (),
+        "chooses_beta": True, "n_epochs": 120, "n_negatives": 64,
     }  # fmt: skip
     return _stages.Problem(n=n, d=d, **(several | changes))
 
@@ -44,7 +44,7 @@ def peak(**changes):
     return max(_stages.peaks(several))
 
 
-N, D, K, C = 20_000, 64, 15, 2
+N, D, K, C, E = 20_000, 64, 15, 2, 16
 
 
 def arrays(*shapes):
@@ -85,6 +85,13 @@ def _exact_search():
     return held(rows), [(exact.search, (rows, own), options)]
 
 
+def _manifold():
+    def eigenmap(fuzzy_set):
+        return tp.spectral_embedding(fuzzy_set, E, rounds=4, tolerance=0.1)
+
+    return 0, [(jax.jit(eigenmap), (fuzzy_set(),), {})]
+
+
 def _spectral_start():
     (guess,) = arrays(("f", N, C))
 
@@ -116,6 +123,7 @@ def held(tree):
 
 PROGRAMS = {
     "neighbors": _exact_search,
+    "manifold": _manifold,
     "start": _spectral_start,
     "embedding": _embedding,
     "selection": _greedy,
@@ -131,7 +139,8 @@ def test_bytes_are_those_of_the_compiled_programs(name):
         memory = program.lower(*arguments, **options).compile().memory_analysis()
         size = memory.temp_size_in_bytes + memory.output_size_in_bytes
         needed = max(needed, kept + size)
-    several = _stages.stages(problem(n=N, d=D, k=K, c=C), tile_bytes=1 << 26, platform="gpu")
+    asked = problem(n=N, d=D, k=K, c=C, e=0 if name == "start" else E)
+    several = _stages.stages(asked, tile_bytes=1 << 26, platform="gpu")
     (stage,) = (stage for stage in several if stage.name == name)
     assert stage.work_bytes == pytest.approx(needed, rel=0.25)
 
@@ -142,6 +151,7 @@ LARGER = {
     "k": {"k": 40},
     "m": {"m": 128},
     "c": {"c": 4},
+    "e": {"e": 32},
     "labels": {"class_sizes": (2_000,) * 10},
 }
 
@@ -159,6 +169,8 @@ def test_more_of_anything_takes_no_less(change):
     for stage, size in zip(large, _stages.peaks(large), strict=True):
         others[stage.name] = size
     common = sizes.keys() & others.keys()
+    if "class_sizes" in change:
+        common -= {"complexity"}  # patches are sought within the classes
     assert len(common) >= 7
     assert all(others[name] >= sizes[name] for name in common)
     assert sum(others.values()) > sum(sizes.values())
@@ -250,7 +262,7 @@ def test_a_plan_adds_up_and_prints(steady):
     plan = tp.plan(50_000, 128, device="cpu")
     names = [stage.name for stage in plan.stages]
     assert names == [
-        "features", "neighbors", "fuzzy set", "start", "embedding", "complexity",
+        "features", "neighbors", "fuzzy set", "manifold", "start", "embedding", "complexity",
         "strata", "beta", "selection",
     ]  # fmt: skip
     assert plan.peak_bytes == max(stage.bytes for stage in plan.stages)
@@ -293,7 +305,7 @@ def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):
     [
         ({"n": 3_000_000, "d": 600}, 0.8, "fit with neighbors='blocks' or 64 principal"),
         ({"n": 400_000, "d": 4096}, 0.5, "64 principal components instead of 4,096 features"),
-        ({"n": 3_000_000, "d": 300, "k": 100}, 0.2, "n_neighbors=8 .* together"),
+        ({"n": 3_000_000, "d": 300, "k": 100}, 0.25, "n_neighbors=8 .* together"),
         ({"n": 3_000_000}, 0.3, "samples would fit: rank a random part"),
         ({"n": 3_000_000}, 0.001, "Free some memory"),
     ],

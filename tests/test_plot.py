@@ -33,6 +33,7 @@ def make_ranking(n, n_components=2, scores=None):
         kept=order[:n_kept],
         removed=order[n_kept:],
         embedding=jnp.asarray(rng.normal(size=(n, n_components)), dtype=jnp.float32),
+        manifold=jnp.asarray(rng.normal(size=(n, 3)), dtype=jnp.float32),
         beta=jnp.asarray(-1.0),
         recall=jnp.asarray(1.0),
         result=RESULTS.successful,

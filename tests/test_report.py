@@ -31,7 +31,8 @@ STABILITY = RankingStability((0.0, 0.1), ((0.5, 0.7), (0.2, 0.4)), ((0.9, 0.8), 
 def make_ranking(n=N, n_kept=N_KEPT, n_components=2, result=RESULTS.successful, beta=-1.0):
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.normal(size=(n, n_components)) * [5] * n_components, dtype=jnp.float32)
-    scores = structural_complexity(z, patch_size=min(n, 16)) if n > 1 else jnp.zeros(1)
+    manifold = jnp.asarray(rng.normal(size=(n, 3)), dtype=jnp.float32)
+    scores = structural_complexity(manifold, patch_size=min(n, 16)) if n > 1 else jnp.zeros(1)
     order = jnp.asarray(rng.permutation(n), dtype=jnp.int32)
     return Ranking(
         scores=scores,
@@ -39,6 +40,7 @@ def make_ranking(n=N, n_kept=N_KEPT, n_components=2, result=RESULTS.successful, 
         kept=order[:n_kept],
         removed=order[n_kept:],
         embedding=z,
+        manifold=manifold,
         beta=jnp.asarray(beta),
         recall=jnp.asarray(1.0),
         result=result,
@@ -171,6 +173,12 @@ def test_a_region_is_the_patch_of_its_score(tmp_path, ranking):
         score = float(ranking.scores[region["index"]])
         assert float(region["total"]) == pytest.approx(score, rel=1e-3)
         assert region["nPoints"] == len(region["x"]) == 16
+        # Drawn along the two longest axes of the patch.
+        place = np.asarray(ranking.manifold, float)
+        among = np.argsort(np.linalg.norm(place - place[region["index"]], axis=1))[:16]
+        spread = np.linalg.svd(place[among] - place[among].mean(axis=0), compute_uv=False)
+        drawn = np.stack([region["x"], region["y"]], axis=1)
+        np.testing.assert_allclose(np.linalg.norm(drawn, axis=0), spread[:2], rtol=1e-5)
         dims = np.array(region["dims"])
         assert (dims == 0).sum() == 15  # one component never dies
         assert (dims == 1).sum() == region["nLoops"]

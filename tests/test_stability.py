@@ -21,6 +21,7 @@ def ranking(order, scores, m=4):
         kept=order[:m],
         removed=order[m:],
         embedding=jnp.zeros((len(order), 2)),
+        manifold=jnp.zeros((len(order), 3)),
         beta=jnp.asarray(-1.0),
         recall=jnp.asarray(1.0),
         result=RESULTS.successful,

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._graph_approximate import approximate_neighbors
+from ._graph_approximate import BlockSearch, approximate_neighbors, block_search
 from ._graph_boxes import BoxSearch, box_neighbors, is_worthwhile
 from ._graph_exact import TILE_BYTES, ExactSearch, Metric, exact_neighbors
 from ._ring import Rows, gather, ring_neighbors
@@ -404,9 +404,16 @@ def neighbor_search(
     *,
     codes: Int[Array, " n"] | None,
     mesh: Mesh | None = None,
-) -> BoxSearch | ExactSearch:
+) -> BoxSearch | BlockSearch | ExactSearch:
     """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
-    `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none."""
+    `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none.
+
+    By blocks, where "auto" is, among all points on one device.
+    """
     if is_worthwhile(points, k):
         return BoxSearch(points, k, codes, mesh)
+    if codes is None and mesh is None and method_for("auto", points.shape[0]) == "blocks":
+        search = block_search(points, k)
+        if search is not None:
+            return search
     return ExactSearch(points, k, "euclidean", codes, mesh)

@@ -408,6 +408,42 @@ def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"
     return direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
 
 
+class BlockSearch:
+    """The Euclidean search by blocks, some tiles after the other: no candidate is looked around,
+    so that nothing is held but the tree. For few dimensions, where it misses hardly a neighbor."""
+
+    def __init__(self, points: Float[Array, "n d"], k: int, plan: _Plan):
+        n = points.shape[0]
+        tiles = 2 ** (plan.levels + plan.split)
+        self._plan, self._k = plan, k
+        self._tree = _plant(points, metric="euclidean", plan=plan)
+        self.calls = 1
+        if not checks.is_traced(points):
+            wide = -(-n // 2**plan.levels) * plan.visited
+            flops = 2.0 * n * wide * self._tree.coordinates.values.shape[1]
+            while self.calls < tiles and flops > self.calls * exact.CHUNK_FLOPS:
+                self.calls *= 2
+        self._tiles = tiles // self.calls
+
+    def part(self, i: int) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"]]:
+        """Points, n for a missing one, and distances."""
+        first = jnp.asarray(i * self._tiles, jnp.int32)
+        options = {"plan": self._plan, "n_tiles": self._tiles}
+        near = _scan_blocks(self._tree, first, **options)
+        return _measure(self._tree, near, first, metric="euclidean", k=self._k, **options)
+
+    def place(self, i: int) -> Int[Array, " rows"]:
+        """The points that the rows of a part are, n for a copy."""
+        size = self._tree.table.codes.shape[0] // self.calls
+        return self._tree.table.index[i * size : (i + 1) * size]
+
+
+def block_search(points: Float[Array, "n d"], k: int) -> BlockSearch | None:
+    """None where the exact search is as cheap."""
+    plan = _plan(points.shape[0], k)
+    return None if plan is None else BlockSearch(points, k, plan)
+
+
 def _block_neighbors(points, k, metric, plan, stage, progress):
     traced = checks.is_traced(points)
     n, d = points.shape

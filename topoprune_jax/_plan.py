@@ -12,6 +12,7 @@ from ._embedding import EmbeddingOptions, check_options
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
 from ._memory import free_host_memory, free_memory
+from ._spectral import check_manifold, components_for
 from ._speed import speed_of
 from ._stages import Problem, host_bytes, peaks, seconds_of, stages
 
@@ -136,6 +137,7 @@ def plan(
     classes: int | Sequence[int] | None = None,
     n_neighbors: int = 15,
     neighbors: str = "auto",
+    manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | None = None,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
@@ -158,8 +160,8 @@ def plan(
 
     - `n`, `d`: samples and features.
     - `classes`: with labels, the number of classes of equal size, or the size of each.
-    - `n_neighbors`, `neighbors`, `patch_size`, `beta`, `embedding`: as for `rank`; `"given"` stands
-      for a `NeighborGraph` from elsewhere.
+    - `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `beta`, `embedding`: as for `rank`;
+      `"given"` stands for a `NeighborGraph` from elsewhere.
     - `device`: a JAX device, or the name of a platform such as `"cpu"`; that on which `rank` would
       run unless given.
 
@@ -178,7 +180,7 @@ def plan(
 
     ```
     """
-    problem = _problem(n, d, classes, n_neighbors, neighbors, patch_size, beta, embedding)
+    problem = _problem(n, d, classes, n_neighbors, neighbors, manifold, patch_size, beta, embedding)
     device = _device(device)
     problem = _with_method(problem, device)
     free = free_memory(device)
@@ -241,7 +243,9 @@ def _check_free(problem: Problem, needed: float, stage: str, free: int | None, d
         )
 
 
-def _problem(n, d, classes, n_neighbors, neighbors, patch_size, beta, embedding) -> Problem:
+def _problem(
+    n, d, classes, n_neighbors, neighbors, manifold, patch_size, beta, embedding
+) -> Problem:
     n = checks.check_count(n, name="n", low=1)
     d = checks.check_count(d, name="d", low=1)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
@@ -252,13 +256,17 @@ def _problem(n, d, classes, n_neighbors, neighbors, patch_size, beta, embedding)
             f"`neighbors` must be one of {', '.join(map(repr, NEIGHBORS))}, or 'given' for a "
             f"NeighborGraph that is there already; got {got}."
         )
+    check_manifold(manifold)
     if beta is not None:
         checks.check_beta(beta)
     check_options(embedding, name="embedding")
-    return problem_of(n, d, _class_sizes(classes, n), k, neighbors, m, beta, embedding)
+    sizes = _class_sizes(classes, n)
+    return problem_of(n, d, sizes, k, neighbors, manifold, m, beta, embedding)
 
 
-def problem_of(n, d, class_sizes, k, neighbors, m, beta, embedding: EmbeddingOptions) -> Problem:
+def problem_of(
+    n, d, class_sizes, k, neighbors, manifold, m, beta, embedding: EmbeddingOptions
+) -> Problem:
     """A `Problem` of arguments that are checked."""
     if isinstance(neighbors, NeighborGraph):
         k, neighbors = neighbors.n_neighbors, _GIVEN
@@ -268,6 +276,7 @@ def problem_of(n, d, class_sizes, k, neighbors, m, beta, embedding: EmbeddingOpt
         k=max(1, min(k, n - 1)),
         m=min(m, n),
         c=int(embedding.n_components),
+        e=components_for(n) if manifold == "spectral" else 0,
         neighbors=neighbors,
         class_sizes=class_sizes,
         chooses_beta=beta is None and not class_sizes,

@@ -24,7 +24,13 @@ from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
 from ._select import class_agreement, kept_count, select
-from ._spectral import principal_guess, spectral_start
+from ._spectral import (
+    check_manifold,
+    components_for,
+    principal_guess,
+    spectral_embedding,
+    spectral_start,
+)
 from ._steps import Run, running
 from ._strata import kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
@@ -32,6 +38,8 @@ from ._types import Array, ArrayInput, Key, Progress
 _DEFAULT_SEED = 0
 _N_STRATA = 20
 _BETA_WITH_LABELS = -1.0
+# More rounds change the scores' ranks by less than .001 (Spearman, 45,000 x 128 features).
+_ROUNDS, _TOLERANCE = 12, 0.01
 _LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 
 
@@ -44,7 +52,9 @@ class Ranking(eqx.Module):
     - `order`: (n,) int32, every sample once, the best to keep first.
     - `kept`: (m,) int32, the first m of `order`: the samples to train on.
     - `removed`: (n - m,) int32, the rest of `order`: the samples to leave out.
-    - `embedding`: (n, c) coordinates of the manifold.
+    - `embedding`: (n, c) coordinates by UMAP's model, two of them unless asked otherwise: a map to
+      look at.
+    - `manifold`: (n, c') coordinates in which patches were taken and measured.
     - `beta`: how strongly complex samples were avoided, as given or as `choose_beta` chose.
     - `recall`: the fraction of the true neighbors that the manifold's graph holds, 1 where the
       search was exact.
@@ -57,6 +67,7 @@ class Ranking(eqx.Module):
     kept: Int[Array, " m"]
     removed: Int[Array, " n-m"]
     embedding: Float[Array, "n c"]
+    manifold: Float[Array, "n e"]
     beta: Float[Array, ""]
     recall: Float[Array, ""]
     result: RESULTS
@@ -69,6 +80,7 @@ def rank(
     labels: ArrayInput | None = None,
     n_neighbors: int = 15,
     neighbors: str | NeighborGraph = "auto",
+    manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | Array | None = None,
     agreement_power: float = 4.0,
@@ -83,7 +95,7 @@ def rank(
 
     1. x_i = features of sample i, scaled to unit length.
     2. mu = `fuzzy_simplicial_set(knn_graph(x))`: the manifold, globally.
-    3. z = `embed(mu)`: its low-dimensional embedding.
+    3. z = `spectral_embedding(mu, 16)`: coordinates of the manifold, without randomness.
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
        points in z, of its own class where labels are given.
     5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
@@ -124,13 +136,17 @@ def rank(
       is `"blocks"` on a CPU for more than 100,000 samples and `"exact"` otherwise; or a
       `NeighborGraph` of the samples that was made elsewhere, by pynndescent or faiss for example.
       What was found is `recall`. Within classes the search is exact whatever is given here.
+    - `manifold`: where patches are taken: `"spectral"`, the first 16 coordinates of
+      `spectral_embedding`, for which nothing is drawn, so that all but the field `embedding` is the
+      same for every key; or `"embedding"`, the coordinates of `embed`, as in TopoPrune.
     - `patch_size`: m of the patches, at least 2; at most n are used.
     - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
       -1 with labels, and without them chosen from the data, whatever the ratio.
     - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
-    - `embedding`: options of `embed`.
+    - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
+      only; `EmbeddingOptions(n_epochs=0)` saves its time.
     - `checkpoint`: the path of a folder of this ranking's own, made if it is missing.
     - `mesh`: devices that share the work, of one process or of several that all make this call.
       Each holds its share of the features. These are an array that is the same in every process,
@@ -139,8 +155,8 @@ def rank(
       of a single device. `"auto"` is `"exact"` there.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
       Not called while JAX traces.
-    - `key`: typed PRNG key, `jax.random.key(0)` unless given. The same key gives the same bits on
-      the same machine.
+    - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
+      the same bits on the same machine.
 
     **Returns:** a `Ranking`. `kept` and `removed` hold every index exactly once; what is kept at a
     ratio is part of what is kept at every smaller one.
@@ -187,6 +203,7 @@ def rank(
     mesh = check_mesh(mesh, features, traced=any(traced))
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
     _check_name(neighbors)
+    check_manifold(manifold)
     m = checks.check_count(patch_size, name="patch_size", low=2)
     if beta is not None:
         beta = checks.check_beta(beta)
@@ -196,12 +213,21 @@ def rank(
 
     def tiles(n: int, d: int, held: int) -> int:
         classes = () if labels is None else (n,)
-        problem = problem_of(n, d, classes, k, neighbors, m, beta, embedding)
+        problem = problem_of(n, d, classes, k, neighbors, manifold, m, beta, embedding)
         return fitting_tiles(problem, held=held)
 
     if mesh is not None:
         labels = known(labels)
-        sizes = (ratio, n_neighbors, neighbors, patch_size, beta, agreement_power, normalize)
+        sizes = (
+            ratio,
+            n_neighbors,
+            neighbors,
+            manifold,
+            patch_size,
+            beta,
+            agreement_power,
+            normalize,
+        )
         given = {"features": features, "labels": labels, "options": (*sizes, embedding)}
         _check_shared(mesh, neighbors, given | {"key": key})
         points, identical = divided_unit_rows(
@@ -234,6 +260,7 @@ def rank(
     k = max(1, min(k, n - 1))
     options = {
         "n_neighbors": k,
+        "manifold": manifold,
         "patch_size": patch_size,
         "beta": beta,
         "agreement_power": agreement_power,
@@ -252,7 +279,8 @@ def rank(
     with running(progress, checkpoint, identity) as run:
         work = {"mesh": mesh, "tile_bytes": tile_bytes, "run": run, "key": key}
         stages = partial(_stages, points, codes, neighbors, **options, **work)
-        scores, order, z, beta, recall = run.once("ranking", stages, lambda *arrays: arrays)
+        made = run.once("ranking", stages, lambda *arrays: arrays)
+    scores, order, z, coordinates, beta, recall = made
     if mesh is not None:
         check_agreed(mesh, order)
     n_kept = kept_count(n, ratio)
@@ -262,6 +290,7 @@ def rank(
         kept=order[:n_kept],
         removed=order[n_kept:],
         embedding=z,
+        manifold=coordinates,
         beta=beta,
         recall=recall,
         result=result,
@@ -274,6 +303,7 @@ def _stages(
     neighbors,
     *,
     n_neighbors,
+    manifold,
     patch_size,
     beta,
     agreement_power,
@@ -282,8 +312,9 @@ def _stages(
     mesh,
     run,
     key,
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Scores, order, embedding, beta and recall: all that does not depend on the ratio."""
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Scores, order, embedding, manifold, beta and recall: all that does not depend on the
+    ratio."""
     start_key, embed_key, strata_key = jax.random.split(key, 3)
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
@@ -298,19 +329,29 @@ def _stages(
         )
         graph = run.once("neighbors", search, NeighborGraph)
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
-    c = int(embedding.n_components)
-    begin = partial(_start, points, fuzzy_set, c, start_key)
-    start = run.once("start", lambda: run.step("start", begin))
+    coordinates = None
+    if manifold == "spectral":
+        strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)[2]  # whatever the key
+        c = components_for(points.shape[0])
+        eigenmap = partial(spectral_embedding, fuzzy_set, c, rounds=_ROUNDS, tolerance=_TOLERANCE)
+        coordinates = run.once("manifold", lambda: run.step("manifold", eigenmap))
+    start = None
+    if embedding.start == "spectral":
+        begin = partial(_start, points, fuzzy_set, coordinates, embedding.n_components, start_key)
+        start = run.once("start", lambda: run.step("start", begin))
     z = run.once(
         "embedding",
         partial(embed, fuzzy_set, embedding, start=start, mesh=mesh, progress=run, key=embed_key),
     )
-    score = partial(structural_complexity, z, labels=codes, patch_size=patch_size, mesh=mesh)
+    coordinates = z if coordinates is None else coordinates
+    score = partial(
+        structural_complexity, coordinates, labels=codes, patch_size=patch_size, mesh=mesh
+    )
     scores = run.once("complexity", partial(score, progress=run))
     order, beta = _order(
         points,
         fuzzy_set,
-        z,
+        coordinates,
         scores,
         codes,
         k=n_neighbors,
@@ -320,7 +361,7 @@ def _stages(
         run=run,
         key=strata_key,
     )
-    return scores, order, z, beta, graph.recall
+    return scores, order, z, coordinates, beta, graph.recall
 
 
 def _check_name(neighbors: str | NeighborGraph) -> None:
@@ -352,9 +393,11 @@ def _check_shared(mesh: Mesh, neighbors: str | NeighborGraph, arguments: dict[st
     check_same(mesh, **arguments)
 
 
-def _start(points, fuzzy_set, n_components, key) -> Array:
-    """Low eigenvectors of the graph, found from the principal components of the features: the
-    same whatever the key, up to how far the iteration has converged."""
+def _start(points, fuzzy_set, coordinates, n_components, key) -> Array:
+    """Low eigenvectors of the graph: those that are there, or found from the principal components
+    of the features, the same whatever the key, up to how far the iteration has converged."""
+    if coordinates is not None and n_components <= coordinates.shape[1]:
+        return coordinates[:, :n_components] * jnp.sqrt(fuzzy_set.degrees)[:, None]
     pca_key, spectral_key = jax.random.split(key)
     guess = principal_guess(points, n_components, key=pca_key)
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)

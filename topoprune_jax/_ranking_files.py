@@ -68,8 +68,8 @@ def write_ranking(
     All hold, for every sample in the order of the features: `index` (its row), `id` if ids are
     given, `score` (structural complexity), `rank` (its place in the order, 0 = best to keep) and
     `kept` (true, or 1 in CSV). `.npz` and `.parquet` also hold `embedding` (n, c), `.npz` also
-    `order` (n,), best to keep first, and the numbers `beta` and `recall`. JSON is a list with one
-    object a sample.
+    `manifold` (n, e), `order` (n,), best to keep first, and the numbers `beta` and `recall`. JSON
+    is a list with one object a sample.
 
     **Arguments:**
 
@@ -113,6 +113,7 @@ def write_ranking(
                 allow_pickle=False,
                 order=order,
                 embedding=np.asarray(ranking.embedding),
+                manifold=np.asarray(ranking.manifold),
                 beta=np.asarray(ranking.beta),
                 recall=np.asarray(ranking.recall),
                 **columns,

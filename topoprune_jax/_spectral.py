@@ -15,10 +15,13 @@ from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._ring import Rows, gather, tilewise
 from ._types import Array, ArrayInput, Key
 
-_ROUNDS = 60  # of the filter for `spectral_embedding`: converged on every set that was tried
-_DEGREE = 12
+_DEGREE = 12  # of the filter for `spectral_embedding`
+MANIFOLDS = ("spectral", "embedding")
+"""The names that `manifold` of `rank` may have."""
+_COMPONENTS = 16  # 8 and 16 are as steady under noise, 4 less
 _FIRST_CUT = 0.6  # eigenvalues of the adjacency below this are damped in the first round
 _CUT_RANGE = (-0.5, 0.99)
+_EDGES = 1 << 16  # that only one end lists, looked at in one go
 _SAMPLE = 1 << 16  # points that the axes of `principal_guess` are fitted to
 _TILE = 1 << 8
 
@@ -209,19 +212,29 @@ def low_eigenvectors(
     root = jnp.sqrt(degrees)
     inverse = jnp.where(degrees > 0, 1 / jnp.where(degrees > 0, root, 1), 0)
     trivial = root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny)
-    rows = reverse_rows(fuzzy_set)
+    own = jnp.where(fuzzy_set.indices >= 0, fuzzy_set.indices, 0)
+    theirs = jnp.maximum(fuzzy_set.reverse_indices, 0)
+    # Some edges at a time: their products need not exist as a whole.
+    spare = -theirs.shape[0] % min(_EDGES, theirs.shape[0])
+    back = reverse_rows(fuzzy_set), theirs, fuzzy_set.reverse_memberships
+    back = tuple(
+        jnp.pad(edges, (0, spare), constant_values=fill).reshape(-1, min(_EDGES, edges.shape[0]))
+        for edges, fill in zip(back, (n, 0, 0), strict=True)
+    )
 
     def adjacency(x):
         y = x * inverse[:, None]
-        own = jnp.where(fuzzy_set.indices >= 0, fuzzy_set.indices, 0)
 
         def add(total, column):
             j, mu = column
             return total + mu[:, None] * y[j], None
 
+        def add_back(total, edges):
+            i, j, mu = edges
+            return total.at[i].add(mu[:, None] * y[j], indices_are_sorted=True, mode="drop"), None
+
         out, _ = lax.scan(add, jnp.zeros_like(y), (own.T, fuzzy_set.memberships.T))
-        back = fuzzy_set.reverse_memberships[:, None] * y[jnp.maximum(fuzzy_set.reverse_indices, 0)]
-        out = out + jax.ops.segment_sum(back, rows, n + 1, indices_are_sorted=True)[:n]
+        out, _ = lax.scan(add_back, out, back)
         return out * inverse[:, None]
 
     def orthonormal(x):
@@ -265,8 +278,27 @@ def low_eigenvectors(
     return jnp.pad(start, ((0, 0), (0, missing))), jnp.pad(values[order], (0, missing))
 
 
+def check_manifold(manifold: str) -> None:
+    """Raises unless it names where `rank` takes patches."""
+    if not isinstance(manifold, str) or manifold not in MANIFOLDS:
+        raise ValueError(
+            "`manifold` must be 'spectral' or 'embedding'; got "
+            f"{manifold if isinstance(manifold, str) else type(manifold).__name__}."
+        )
+
+
+def components_for(n: int) -> int:
+    """Of the spectral embedding of n samples in which `rank` measures them."""
+    return max(1, min(_COMPONENTS, n - 1))
+
+
 def spectral_embedding(
-    fuzzy_set: FuzzySimplicialSet, n_components: int = 2, *, diffusion_time: float = 0.0
+    fuzzy_set: FuzzySimplicialSet,
+    n_components: int = 2,
+    *,
+    diffusion_time: float = 0.0,
+    rounds: int = 60,
+    tolerance: float = 1e-3,
 ) -> Float[Array, "n c"]:
     r"""The Laplacian eigenmap of a fuzzy simplicial set: an embedding without randomness.
 
@@ -280,7 +312,8 @@ def spectral_embedding(
     largest magnitude of each component is positive, so the same fuzzy set gives the same bits.
 
     It keeps global shape and little local detail; `embed` starts from a rough one, adding the rest.
-    In place of `embed` before `structural_complexity` it makes scores that depend on no key.
+    `rank` takes its patches from one of 16 components, so that its scores depend on no key and
+    little on noise.
 
     **Arguments:**
 
@@ -288,6 +321,8 @@ def spectral_embedding(
       which then tells the components apart.
     - `n_components`: c, 1 to 64 and at most n - 1.
     - `diffusion_time`: t, at least 0.
+    - `rounds`, `tolerance`: of the filtered subspace iteration, as for `spectral_start`. All 60
+      rounds are needed by long thin manifolds only.
 
     **Returns:** (n, c); a point without edges is at 0. Found by filtered subspace iteration, which
     leaves eigenvectors of nearly equal eigenvalues mixed among themselves.
@@ -315,15 +350,19 @@ def spectral_embedding(
         hint=f"There are {n} points.",
     )
     time = checks.check_number(diffusion_time, name="diffusion_time", low=0)
-    return _eigenmap(fuzzy_set, c, time)
+    rounds = checks.check_count(rounds, name="rounds", low=1)
+    tolerance = checks.check_number(tolerance, name="tolerance", low=0)
+    return _eigenmap(fuzzy_set, c, time, rounds, tolerance)
 
 
 @eqx.filter_jit
-def _eigenmap(fuzzy_set: FuzzySimplicialSet, c: int, time: float) -> Float[Array, "n c"]:
+def _eigenmap(
+    fuzzy_set: FuzzySimplicialSet, c: int, time: float, rounds: int, tolerance: float
+) -> Float[Array, "n c"]:
     # The key only chooses where the iteration starts from.
     key = jax.random.key(0)
     vectors, values = low_eigenvectors(
-        fuzzy_set, c, rounds=_ROUNDS, degree=_DEGREE, tolerance=0, key=key
+        fuzzy_set, c, rounds=rounds, degree=_DEGREE, tolerance=tolerance, key=key
     )
     degrees = fuzzy_set.degrees
     root = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))

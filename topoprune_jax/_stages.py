@@ -13,6 +13,7 @@ from . import _beta, _score, _select, _strata
 from . import _graph_approximate as approximate
 from . import _graph_boxes as boxes
 from . import _graph_exact as exact
+from ._graph import method_for
 from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
@@ -46,6 +47,7 @@ class Problem(NamedTuple):
     k: int
     m: int  # points of a patch
     c: int  # components of the embedding
+    e: int  # components of the spectral manifold; 0 where patches lie in the embedding
     neighbors: str  # "exact", "projected", "blocks" or "given"
     class_sizes: tuple[int, ...]  # empty without labels
     chooses_beta: bool
@@ -83,7 +85,10 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str) -> list[Stage]:
     several = [_of_features(p, tile_bytes)]
     if p.neighbors != "given":
         several.append(_of_neighbors(p, tile_bytes))
-    several += [_of_fuzzy_set(p, "fuzzy set"), _of_start(p), _of_embedding(p), _of_complexity(p)]
+    several.append(_of_fuzzy_set(p, "fuzzy set"))
+    if p.e:
+        several.append(_of_manifold(p))
+    several += [_of_start(p), _of_embedding(p), _of_complexity(p, platform)]
     if p.class_sizes:
         several += [_of_class_neighbors(p, tile_bytes), _of_fuzzy_set(p, "class fuzzy set")]
     else:
@@ -166,12 +171,16 @@ def _pairs(n: int, class_sizes: tuple[int, ...]) -> float:
 
 def _search_numbers(n: int, d: int, k: int, class_sizes: tuple[int, ...], tile_bytes: int) -> float:
     """The exact search: a table, its columns with room for a block more, and the parts found."""
+    scan = _scan_numbers(n, d, class_sizes, tile_bytes)
+    return max(scan + 2.0 * n * k, n * (d + 4.0) + n * (7.0 * k + 1))
+
+
+def _scan_numbers(n: int, d: int, class_sizes: tuple[int, ...], tile_bytes: int) -> float:
     width = max(class_sizes, default=n)
     block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-width // 128) * 128)
     table = n * (d + 4.0)
     columns = (n + block) * (d + 1.0)
-    scan = columns + max(n * (d + 1.0), exact.ROWS * block)
-    return table + max(n * (d + 4.0), scan + 2.0 * n * k, n * (7.0 * k + 1))
+    return table + max(table, columns + max(n * (d + 1.0), exact.ROWS * block))
 
 
 def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...]) -> Work:
@@ -241,17 +250,32 @@ def _of_fuzzy_set(p: Problem, name: str) -> Stage:
     return _stage(name, kept + 3.75 * edges + 8.25 * p.n, kept, work)
 
 
+def _of_manifold(p: Problem) -> Stage:
+    return _stage("manifold", _filter_numbers(p, p.e), float(p.n) * p.e, _filter_work(p, p.e))
+
+
 def _of_start(p: Problem) -> Stage:
-    """Principal axes of the centered points; then the filter, a few columns wide."""
-    edges, width = float(p.n) * p.k, p.c + 3.0
-    applications = _ROUNDS * (_DEGREE + 1)
-    work = Work(
+    """Columns of the manifold; without one principal axes of the centered points, then the
+    filter, a few columns wide."""
+    if p.c <= p.e:
+        return _stage("start", p.n * (p.c + 1.0), float(p.n) * p.c, Work(streamed=12.0 * p.n * p.c))
+    filtered = _filter_work(p, p.c)
+    work = filtered._replace(
         flops=4.0 * 9 * p.n * p.d * (p.c + 6),
-        streamed=_NUMBER * (18.0 * p.n * p.d + applications * _FILTERED * 2 * edges * width),
+        streamed=filtered.streamed + _NUMBER * 18.0 * p.n * p.d,
     )
-    filtering = edges * (p.c + 12.0) + p.n * (12.0 * p.c + 32)
-    numbers = max(p.n * (p.d + 2.0 * p.c + 6), filtering)
+    numbers = max(p.n * (p.d + 2.0 * p.c + 6), _filter_numbers(p, p.c))
     return _stage("start", numbers, float(p.n) * p.c, work)
+
+
+def _filter_numbers(p: Problem, c: int) -> float:
+    """Both ends of every edge in order, and a few blocks of columns."""
+    return p.n * p.k * 8.0 + p.n * (12.0 * c + 40)
+
+
+def _filter_work(p: Problem, c: int) -> Work:
+    moved = _FILTERED * 2 * p.n * p.k * (c + 3.0)
+    return Work(streamed=_NUMBER * _ROUNDS * (_DEGREE + 1) * moved)
 
 
 def _of_embedding(p: Problem) -> Stage:
@@ -264,29 +288,45 @@ def _of_embedding(p: Problem) -> Stage:
     return _stage("embedding", numbers, float(p.n) * p.c, work)
 
 
-def _of_complexity(p: Problem) -> Stage:
+def _of_complexity(p: Problem, platform: str) -> Stage:
     """Patches are scored as they are found, a part after the other."""
-    n, m, c = p.n, p.m, p.c
+    n, m = p.n, p.m
+    c = p.e or p.c
     is_by_boxes = c <= boxes._MAX_FEATURES and n >= boxes._MIN_POINTS and m <= boxes._MAX_NEIGHBORS
     work = Work(operations=_PATCH * n * m * m)
     scoring = 3.0 * min(_score._BATCH, _PATCH_NUMBERS // m**2) * m * m
     if is_by_boxes:
         part = min(n, boxes._TILES_PER_CALL * boxes._SIZE)
         numbers = n * (3 * c + 13.0) + 4.0 * part * m
-        work = work._replace(
-            operations=work.operations + _BOXES * n * m + 2 * (n / boxes._SIZE) ** 2
-        )
+        found = Work(operations=_BOXES * n * m + 2 * (n / boxes._SIZE) ** 2)
+    elif (tree := _patch_tree(p, platform)) is not None:
+        inside = p._replace(d=c, k=m)
+        found = _blocks_work(inside, tree)
+        part = min(n, exact.CHUNK_FLOPS / (2.0 * tree.visited * (n >> tree.levels) * c))
+        numbers = n * (4.0 * c + 12) + part * (tree.candidates + 3.0 * m)
     else:
-        search = _search_work(n, c, m, p.class_sizes)
-        numbers = _search_numbers(n, c, m, p.class_sizes, exact.TILE_BYTES)
-        work = work._replace(flops=search.flops, operations=work.operations + search.operations)
+        found = _search_work(n, c, m, p.class_sizes)
+        part = min(n, exact.CHUNK_FLOPS / (2.0 * n * (c + 8)))
+        numbers = _scan_numbers(n, c, p.class_sizes, exact.TILE_BYTES) + 4.0 * part * m
+    work = work._replace(
+        flops=found.flops,
+        streamed=found.streamed,
+        operations=work.operations + found.operations,
+    )
     return _stage("complexity", numbers + scoring, float(n), work)
 
 
+def _patch_tree(p: Problem, platform: str) -> "approximate._Plan | None":
+    """The tree of the search for patches, where it is by blocks."""
+    if p.class_sizes or method_for("auto", p.n, platform) != "blocks":
+        return None
+    return approximate._plan(p.n, p.m - 1)
+
+
 def _of_strata(p: Problem) -> Stage:
-    passes = _N_STRATA * (_strata._LLOYD_STEPS + 2.0)
-    work = Work(streamed=_NUMBER * _DISTANCE * passes * p.n * (p.c + 1))
-    return _stage("strata", p.n * (_N_STRATA + 3.0 + p.c), float(p.n), work)
+    passes, c = _N_STRATA * (_strata._LLOYD_STEPS + 2.0), p.e or p.c
+    work = Work(streamed=_NUMBER * _DISTANCE * passes * p.n * (c + 1))
+    return _stage("strata", p.n * (_N_STRATA + 3.0 + c), float(p.n), work)
 
 
 def _of_beta(p: Problem) -> Stage:

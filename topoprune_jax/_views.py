@@ -75,7 +75,7 @@ def extremes(
 
 
 def patch_of(
-    embedding: Float[np.ndarray, "n c"],
+    manifold: Float[np.ndarray, "n c"],
     sample: int,
     patch_size: int,
     codes: Int[np.ndarray, " n"] | None,
@@ -84,9 +84,9 @@ def patch_of(
 
     The patch whose persistence `structural_complexity` measures; ties go by index.
     """
-    among = np.arange(len(embedding)) if codes is None else np.flatnonzero(codes == codes[sample])
+    among = np.arange(len(manifold)) if codes is None else np.flatnonzero(codes == codes[sample])
     among = among[among != sample]
-    squared = ((embedding[among] - embedding[sample]) ** 2).sum(axis=1)
+    squared = ((manifold[among] - manifold[sample]) ** 2).sum(axis=1)
     nearest = among[np.argsort(squared, kind="stable")[: patch_size - 1]]
     return np.concatenate([[sample], nearest])
 

@@ -208,7 +208,7 @@ def plot_scores(
     if cut is not None:
         side = "above" if float(ranking.beta) < 0 else "below"
         ax.axvline(cut, color=_CUT, linestyle="--", label=f"score alone would keep {side}")
-    ax.set_xlabel("structural complexity (units of the embedding)")
+    ax.set_xlabel("structural complexity (units of the manifold)")
     ax.set_ylabel("samples")
     ax.set_title(f"Structural complexity of {len(scores):,} samples")
     _lighten(ax)

@@ -106,6 +106,7 @@ def write_report(
             f"a page needs an embedding of at least 2 components; got shape {embedding.shape}. "
             "Rank with two or more embedding components."
         )
+    manifold = np.asarray(ranking.manifold, dtype=np.float64)
     n = len(embedding)
     codes, class_names = _classes(labels, n)
     names = None if ids is None else checks.check_names(ids, n, name="ids")
@@ -124,7 +125,7 @@ def write_report(
     most, least = extremes(scores, n_examples)
     regions = choose_regions(scores)
     patches = {
-        name: patch_of(embedding, sample, patch_size, codes) for name, sample in regions.items()
+        name: patch_of(manifold, sample, patch_size, codes) for name, sample in regions.items()
     }
     drawn = thin(kept, max_points, always=np.concatenate([most, least, *patches.values()]))
     n_kept = int(kept.sum())
@@ -145,7 +146,7 @@ def write_report(
         "histogram": _histogram(scores, kept, float(ranking.beta)),
         "classShares": None if codes is None else _shares(codes, kept),
         "regions": [
-            _region(name, regions[name], embedding, patch) for name, patch in patches.items()
+            _region(name, regions[name], manifold, patch) for name, patch in patches.items()
         ],
         "sprite": None if pictures is None else _sprite(pictures, drawn, ranks),
     }
@@ -327,19 +328,29 @@ def _class_table(
     ]
 
 
-def _region(name: str, sample: int, embedding: np.ndarray, patch: np.ndarray) -> dict[str, Any]:
-    points = embedding[patch]
+def _flat(points: np.ndarray) -> np.ndarray:
+    """Points as they are in the plane; others along the two axes in which they extend most."""
+    if points.shape[1] == 2:
+        return points
+    points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
+    axes = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2]
+    return (points - points.mean(axis=0)) @ np.pad(axes[:2], ((0, 2 - min(2, len(axes))), (0, 0))).T
+
+
+def _region(name: str, sample: int, manifold: np.ndarray, patch: np.ndarray) -> dict[str, Any]:
+    points = manifold[patch]
     diagram = vietoris_rips(points.astype(np.float32), dims=(0, 1))
     births, deaths = np.asarray(diagram.births, float), np.asarray(diagram.deaths, float)
     dims = np.asarray(diagram.dims)
     finite = np.asarray(diagram.is_finite)
     loops = finite & (dims == 1)
     lengths = (deaths - births)[loops]
+    flat = _flat(points)
     return {
         "name": name,
         "index": int(sample),
-        "x": points[:, 0].tolist(),
-        "y": points[:, 1].tolist(),
+        "x": flat[:, 0].tolist(),
+        "y": flat[:, 1].tolist(),
         "births": births[finite].tolist(),
         "deaths": deaths[finite].tolist(),
         "dims": dims[finite].tolist(),
@@ -441,6 +452,7 @@ def _settings(
         "kept, m": f"{m:,}",
         "removed": f"{n - m:,} ({1 - m / n:.4%})",
         "embedding components": str(ranking.embedding.shape[1]),
+        "manifold components": str(ranking.manifold.shape[1]),
         "patch size": str(patch_size),
         "beta": "not recorded" if np.isnan(beta) else f"{beta:g}",
         "recall of the neighbor search": "not recorded" if np.isnan(recall) else f"{recall:.1%}",

@@ -29,9 +29,11 @@ class Order:
 class Variant:
     """The parts of `rank`; the defaults are its own.
 
-    - `labeled`: within classes, or within 20 strata of the embedding.
-    - `manifold`: where patches are taken from: the "embedding", the mean rank over "5 embeddings",
-      the deterministic "spectral" embedding in 16 dimensions, or the "features" themselves.
+    - `labeled`: within classes, or within 20 strata of the manifold.
+    - `manifold`: where patches are taken from: the "spectral" embedding in 16 dimensions as `rank`
+      makes it, or "converged" (60 rounds); UMAP's "embedding", or the mean rank over "5
+      embeddings"; or the "features" themselves.
+    - `strata`: those of "spectral" or of the "embedding"; None is the manifold's own.
     - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
       (mean distance to the other points of the patch: no homology), "fuzzy filtration" (total H0
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
@@ -45,7 +47,8 @@ class Variant:
     """
 
     labeled: bool
-    manifold: str = "embedding"
+    manifold: str = "spectral"
+    strata: str | None = None
     score: str = "persistence"
     patch_size: int | None = None
     dims: tuple[int, ...] = (0,)
@@ -57,6 +60,8 @@ class Variant:
         stages = _stages(features, self.labeled, labels.tobytes(), int(jax.random.bits(key)))
         stages.labels = labels if self.labeled else None
         stages.key = key
+        own = "embedding" if self.manifold in ("embedding", "5 embeddings") else "spectral"
+        stages.strata_of = self.strata or own
         scores = self._scores(stages)
         return Order(np.asarray(_RULES[self.rule](self, stages, scores, ratio)))
 
@@ -70,7 +75,9 @@ class Variant:
             several = [_ranks(own(stages.embedding(i)), stages.groups) for i in range(5)]
             return np.mean(several, axis=0)
         if self.manifold == "spectral":
-            return own(np.asarray(tp.spectral_embedding(stages.fuzzy_set, 16)))
+            return own(stages.spectral)
+        if self.manifold == "converged":
+            return own(np.asarray(tp.spectral_embedding(stages.fuzzy_set, 16, tolerance=0)))
         return own(stages.points)
 
 
@@ -83,7 +90,9 @@ class _Stages:
         self.n = len(self.points)
         self.labels: np.ndarray | None = None
         self.key = jax.random.key(0)
+        self.strata_of = "spectral"
         self._embeddings: dict[int, np.ndarray] = {}
+        self._strata: dict[str, jax.Array] = {}
 
     def embedding(self, i: int) -> np.ndarray:
         """That of `rank` under the key, and further ones under others."""
@@ -91,6 +100,12 @@ class _Stages:
             key = self.key if i == 0 else jax.random.fold_in(self.key, i)
             self._embeddings[i] = np.asarray(tp.rank(self._features, 0.5, key=key).embedding)
         return self._embeddings[i]
+
+    @functools.cached_property
+    def spectral(self) -> np.ndarray:
+        """That of `rank`, whatever the key."""
+        options = tp.EmbeddingOptions(n_epochs=0)
+        return np.asarray(tp.rank(self._features, 0.5, embedding=options).manifold)
 
     @functools.cached_property
     def fuzzy_set(self):
@@ -104,13 +119,22 @@ class _Stages:
         graph = tp.knn_graph(self.points, n_neighbors=15, labels=self.labels)
         return tp.fuzzy_simplicial_set(graph)
 
-    @functools.cached_property
+    @property
     def groups(self):
         """Within which scores are compared."""
         if self.labels is not None:
             return jnp.asarray(np.unique(self.labels, return_inverse=True)[1], jnp.int32)
-        key = jax.random.split(self.key, 3)[2]
-        return tp.kmeans_strata(self.embedding(0), _N_STRATA, key=key)
+        if self.strata_of not in self._strata:
+            z = self.embedding(0) if self.strata_of == "embedding" else self.spectral
+            made = tp.kmeans_strata(z, _N_STRATA, key=self.strata_key)
+            self._strata[self.strata_of] = made
+        return self._strata[self.strata_of]
+
+    @property
+    def strata_key(self):
+        """That of `rank`: only the embedding moves with the key."""
+        key = self.key if self.strata_of == "embedding" else jax.random.key(0)
+        return jax.random.split(key, 3)[2]
 
 
 @functools.lru_cache(maxsize=4)
@@ -186,7 +210,7 @@ def _covered(variant, stages, scores, ratio):
     elif beta is None and labeled:
         beta = -1.0
     elif beta is None:
-        key = jax.random.split(stages.key, 3)[2]
+        key = stages.strata_key
         beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
     if gamma is None:
         gamma = 4.0 if labeled else 0.0
@@ -243,10 +267,10 @@ _CHANGES = {
     "patches of 32": {"patch_size": 32},
     "patches of 128": {"patch_size": 128},
     "and agreement, beta 2": {"gamma": 0.0, "score": "agreement", "beta": 2.0},
-    "spectral manifold, beta 1": {"gamma": 0.0, "manifold": "spectral", "beta": 1.0},
     "no homology (codensity)": {"score": "codensity"},
     "no manifold (features)": {"manifold": "features"},
-    "spectral manifold": {"manifold": "spectral"},
+    "converged": {"manifold": "converged"},
+    "converged, strata of UMAP's embedding": {"manifold": "converged", "strata": "embedding"},
     "5 embeddings": {"manifold": "5 embeddings"},
     "H1": {"dims": (1,)},
     "H0 and H1": {"dims": (0, 1)},
@@ -270,8 +294,14 @@ _CHANGES = {
     "random of the simplest 30 %": {"rule": "random"},
 }
 
+_ON_THE_EMBEDDING = {
+    "UMAP's embedding" + ("" if name == "as it is" else f", {name}"): change
+    | {"manifold": "embedding"}
+    for name, change in _CHANGES.items()
+    if "manifold" not in change
+}
 ABLATIONS = {
     f"{kind}: {name}": Variant(labeled, **change)
     for kind, labeled in (("labels", True), ("label-free", False))
-    for name, change in _CHANGES.items()
+    for name, change in (_CHANGES | _ON_THE_EMBEDDING).items()
 }

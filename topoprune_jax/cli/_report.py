@@ -209,13 +209,21 @@ def _read(file: str, features: str, n: int, ratio: float | None) -> Any:
             f"cannot use '{file}': only a .npz ranking holds the embedding that a report draws; "
             "rank with --out ranking.npz."
         )
-    embedding = read_array(file, key="embedding")
-    fits = embedding.ndim == 2 and len(embedding) == n and embedding.shape[1] >= 2
-    if not fits or embedding.dtype.kind != "f" or not np.isfinite(embedding).all():
-        raise FileError(
-            f"cannot use '{file}': its embedding is no finite array of {n:,} rows and two or more "
-            "columns."
-        )
+
+    def coordinates(name: str, least: int) -> np.ndarray:
+        values = read_array(file, key=name)
+        fits = values.ndim == 2 and len(values) == n and values.shape[1] >= least
+        if not fits or values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise FileError(
+                f"cannot use '{file}': its {name} is no finite array of {n:,} rows and "
+                f"{least} or more columns."
+            )
+        return values.astype(np.float32)
+
+    embedding = coordinates("embedding", 2)
+    with np.load(file) as arrays:
+        # Older versions took patches from the embedding.
+        manifold = coordinates("manifold", 1) if "manifold" in arrays.files else embedding
     m = table.n_kept if ratio is None else kept_count(n, ratio)
     order = jnp.asarray(table.order.astype(np.int32))
 
@@ -232,7 +240,8 @@ def _read(file: str, features: str, n: int, ratio: float | None) -> Any:
         order=order,
         kept=order[:m],
         removed=order[m:],
-        embedding=jnp.asarray(embedding.astype(np.float32)),
+        embedding=jnp.asarray(embedding),
+        manifold=jnp.asarray(manifold),
         beta=recorded("beta"),
         recall=recorded("recall"),
         result=RESULTS.successful,
