@@ -182,7 +182,7 @@ def test_stopped_before_every_piece(features, expected, tmp_path):
     pieces = {piece for run in runs for piece in run}
     for stage, last in {
         "neighbors": 2,
-        "start": 0,
+        "manifold": 0,
         "embedding": 10,
         "complexity": 5,
         "strata": 0,
@@ -219,7 +219,7 @@ def test_killed_between_two_pieces(features, expected, tmp_path):
     ranking, calls = resume(features, tmp_path / "kept")
     assert_same(ranking, expected)
     assert [done for stage, done in calls if stage == "embedding"] == [10]
-    assert not {"neighbors", "start"} & {stage for stage, _ in calls}
+    assert not {"neighbors", "manifold"} & {stage for stage, _ in calls}
 
 
 def test_killed_in_the_middle_of_a_write(features, expected, tmp_path):
@@ -412,7 +412,7 @@ def test_files_inside_a_stage_are_some_time_apart(features, expected, tmp_path, 
     monkeypatch.setattr(Checkpoint, "seconds", 1e6)
     with pytest.raises(StopHereError):
         resume(features, tmp_path / "kept", stop=("complexity", 4))
-    stages = [f"topoprune.ranking.{name}.npz" for name in ("embedding", "neighbors", "start")]
+    stages = [f"topoprune.ranking.{name}.npz" for name in ("embedding", "manifold", "neighbors")]
     assert kept_files(tmp_path / "kept") == ["topoprune.json", *stages]
     assert_same(resume(features, tmp_path / "kept")[0], expected)
 

@@ -261,7 +261,8 @@ def test_rank_keeps_ids_and_tells_machines(capsys, files, tmp_path):
     assert (summary["n_samples"], summary["n_kept"], summary["ratio"]) == (N, 20, 0.75)
     assert summary["features"] == {"file": str(data), "names": ["x"], "shape": [N, 5]}
     assert summary["settings"] == {
-        "seed": 3, "n_neighbors": 5, "neighbors": "auto", "patch_size": 8, "beta": -1.0,
+        "seed": 3, "n_neighbors": 5, "neighbors": "auto", "manifold": "spectral",
+        "patch_size": 8, "beta": -1.0,
     }  # fmt: skip
     assert {"read", "neighbors", "embedding", "selection", "write"} <= set(summary["seconds"])
     assert sum(summary["seconds"].values()) <= summary["seconds_total"]

@@ -221,7 +221,6 @@ def test_progress_ends_every_stage_and_changes_nothing(digits, ranking):
         "neighbors",
         "fuzzy set",
         "manifold",
-        "start",
         "embedding",
         "complexity",
         "class neighbors",

@@ -332,13 +332,16 @@ def _stages(
     coordinates = None
     if manifold == "spectral":
         strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)[2]  # whatever the key
-        c = components_for(points.shape[0])
-        eigenmap = partial(spectral_embedding, fuzzy_set, c, rounds=_ROUNDS, tolerance=_TOLERANCE)
+        e = components_for(points.shape[0])
+        eigenmap = partial(spectral_embedding, fuzzy_set, e, rounds=_ROUNDS, tolerance=_TOLERANCE)
         coordinates = run.once("manifold", lambda: run.step("manifold", eigenmap))
-    start = None
+    start, c = None, int(embedding.n_components)
     if embedding.start == "spectral":
-        begin = partial(_start, points, fuzzy_set, coordinates, embedding.n_components, start_key)
-        start = run.once("start", lambda: run.step("start", begin))
+        if coordinates is not None and c <= coordinates.shape[1]:
+            start = coordinates[:, :c] * jnp.sqrt(fuzzy_set.degrees)[:, None]
+        else:
+            begin = partial(_start, points, fuzzy_set, c, start_key)
+            start = run.once("start", lambda: run.step("start", begin))
     z = run.once(
         "embedding",
         partial(embed, fuzzy_set, embedding, start=start, mesh=mesh, progress=run, key=embed_key),
@@ -393,11 +396,9 @@ def _check_shared(mesh: Mesh, neighbors: str | NeighborGraph, arguments: dict[st
     check_same(mesh, **arguments)
 
 
-def _start(points, fuzzy_set, coordinates, n_components, key) -> Array:
-    """Low eigenvectors of the graph: those that are there, or found from the principal components
-    of the features, the same whatever the key, up to how far the iteration has converged."""
-    if coordinates is not None and n_components <= coordinates.shape[1]:
-        return coordinates[:, :n_components] * jnp.sqrt(fuzzy_set.degrees)[:, None]
+def _start(points, fuzzy_set, n_components, key) -> Array:
+    """Low eigenvectors of the graph, found from the principal components of the features: the
+    same whatever the key, up to how far the iteration has converged."""
     pca_key, spectral_key = jax.random.split(key)
     guess = principal_guess(points, n_components, key=pca_key)
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)

@@ -88,7 +88,9 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str) -> list[Stage]:
     several.append(_of_fuzzy_set(p, "fuzzy set"))
     if p.e:
         several.append(_of_manifold(p))
-    several += [_of_start(p), _of_embedding(p), _of_complexity(p, platform)]
+    if p.c > p.e:
+        several.append(_of_start(p))
+    several += [_of_embedding(p), _of_complexity(p, platform)]
     if p.class_sizes:
         several += [_of_class_neighbors(p, tile_bytes), _of_fuzzy_set(p, "class fuzzy set")]
     else:
@@ -255,10 +257,8 @@ def _of_manifold(p: Problem) -> Stage:
 
 
 def _of_start(p: Problem) -> Stage:
-    """Columns of the manifold; without one principal axes of the centered points, then the
-    filter, a few columns wide."""
-    if p.c <= p.e:
-        return _stage("start", p.n * (p.c + 1.0), float(p.n) * p.c, Work(streamed=12.0 * p.n * p.c))
+    """Where the manifold has none: principal axes of the centered points; then the filter, a few
+    columns wide."""
     filtered = _filter_work(p, p.c)
     work = filtered._replace(
         flops=4.0 * 9 * p.n * p.d * (p.c + 6),

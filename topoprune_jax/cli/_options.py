@@ -15,7 +15,7 @@ _OPTIONS = (
         type=click.IntRange(0, LARGEST_SEED),
         default=0,
         show_default=True,
-        help="The same seed gives the same ranking, bit for bit.",
+        help="Of the embedding. The same seed gives the same ranking, bit for bit.",
     ),
     click.option(
         "--n-neighbors",
@@ -31,6 +31,14 @@ _OPTIONS = (
         show_default=True,
         help="How neighbors are found: all of them, or faster with many features (projected) or "
         "many samples (blocks).",
+    ),
+    click.option(
+        "--manifold",
+        type=click.Choice(["spectral", "embedding"]),
+        default="spectral",
+        show_default=True,
+        help="Where neighborhoods are taken: in a spectral embedding, which is the same for every "
+        "seed, or in UMAP's.",
     ),
     click.option(
         "--patch-size",
@@ -70,7 +78,7 @@ def label_options(command: Command) -> Command:
 
 
 def ranking_options(command: Command) -> Command:
-    """Gives a command `seed`, `n_neighbors`, `neighbors`, `patch_size` and `beta`."""
+    """Gives a command `seed`, `n_neighbors`, `neighbors`, `manifold`, `patch_size` and `beta`."""
     return _with(command, _OPTIONS)
 
 

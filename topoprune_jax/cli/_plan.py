@@ -34,6 +34,7 @@ def plan_command(
     classes: int | None,
     n_neighbors: int,
     neighbors: str,
+    manifold: str,
     patch_size: int,
     beta: float | None,
     as_json: bool,
@@ -69,6 +70,7 @@ def plan_command(
                 classes=given,
                 n_neighbors=n_neighbors,
                 neighbors=neighbors,
+                manifold=manifold,
                 patch_size=patch_size,
                 beta=beta,
             )
@@ -86,6 +88,7 @@ def plan_command(
                 "settings": {
                     "n_neighbors": n_neighbors,
                     "neighbors": neighbors,
+                    "manifold": manifold,
                     "patch_size": patch_size,
                     "beta": beta,
                 },

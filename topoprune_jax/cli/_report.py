@@ -72,6 +72,7 @@ def report_command(
     seed: int,
     n_neighbors: int,
     neighbors: str,
+    manifold: str,
     patch_size: int,
     beta: float | None,
     quiet: bool,
@@ -140,6 +141,7 @@ def report_command(
                     labels=samples.labels,
                     n_neighbors=n_neighbors,
                     neighbors=neighbors,
+                    manifold=manifold,
                     patch_size=patch_size,
                     beta=beta,
                     progress=progress,
@@ -162,6 +164,7 @@ def report_command(
                 "seed": seed,
                 "neighbors of a sample": n_neighbors,
                 "neighbor search": neighbors,
+                "manifold": manifold,
             }
             if ranking is not None:
                 settings["ranking read from"] = ranking
