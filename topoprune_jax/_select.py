@@ -1,5 +1,7 @@
 """Selection: greedy coverage of the manifold, weighted by complexity, with quotas by class."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -217,8 +219,9 @@ def interleave(coverage: Int[Array, " n"], codes: Int[Array, " n"]) -> Int[Array
 class _Greedy(eqx.Module):
     """State of the lazy greedy. `bound` is at least the gain of each sample, -inf once picked."""
 
-    bound: Float[Array, "blocks width"]
-    best: Float[Array, " blocks"]  # maximum of each row of `bound`
+    bound: Float[Array, "blocks rows width"]
+    row_best: Float[Array, "blocks rows"]  # maximum of each row of `bound`
+    best: Float[Array, " blocks"]  # of each block
     covered: Float[Array, " n"]
     order: Int[Array, " n"]
     count: Int[Array, ""]
@@ -285,19 +288,23 @@ def _start(
 ) -> tuple[_Edges, _Greedy]:
     n = weights.shape[0]
     edges = _edges_within(fuzzy_set, codes)
-    width = max(1, int(np.ceil(np.sqrt(n))))
-    blocks = -(-n // width)
+    # A look through one number of every block, one block's rows and one row is short for every n.
+    width = max(1, round(n ** (1 / 3)))
+    rows = max(1, math.isqrt(-(-n // width)))
+    blocks = -(-n // (width * rows))
     # The gain of a first pick; a little more, because these sums are in another order than `_gain`.
     own = jnp.sum(edges.memberships * weights[edges.indices], axis=1)
     reverse = edges.reverse_memberships * weights[edges.reverse_indices]
     reverse = jax.ops.segment_sum(reverse, edges.reverse_rows, n, indices_are_sorted=True)
     bound = (weights + own + reverse) * 1.0001
     bound = jnp.where(jnp.isnan(bound), 0, bound)
-    bound = jnp.pad(bound, (0, blocks * width - n), constant_values=-jnp.inf)
-    bound = bound.reshape(blocks, width)
+    bound = jnp.pad(bound, (0, blocks * rows * width - n), constant_values=-jnp.inf)
+    bound = bound.reshape(blocks, rows, width)
+    row_best = jnp.max(bound, axis=2)
     start = _Greedy(
         bound=bound,
-        best=jnp.max(bound, axis=1),
+        row_best=row_best,
+        best=jnp.max(row_best, axis=1),
         covered=jnp.zeros_like(weights),
         order=jnp.zeros(n, jnp.int32),
         count=jnp.zeros((), jnp.int32),
@@ -308,7 +315,7 @@ def _start(
 @eqx.filter_jit
 def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: int) -> _Greedy:
     """Up to `n_picks` more picks."""
-    n, width = weights.shape[0], state.bound.shape[1]
+    n, (_, n_rows, width) = weights.shape[0], state.bound.shape
     stop = jnp.minimum(state.count + n_picks, n)
 
     n_leaders = min(_LEADERS, state.best.shape[0])
@@ -317,24 +324,30 @@ def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: i
     def evaluate(state: _Greedy) -> _Greedy:
         _, blocks = lax.top_k(state.best, n_leaders)
         blocks = blocks.astype(jnp.int32)
-        places = jnp.argmax(state.bound[blocks], axis=1).astype(jnp.int32)
-        leaders = blocks * width + places
+        rows = jnp.argmax(state.row_best[blocks], axis=1).astype(jnp.int32)
+        places = jnp.argmax(state.bound[blocks, rows], axis=1).astype(jnp.int32)
+        leaders = (blocks * n_rows + rows) * width + places
         gains = jax.vmap(lambda i: _gain(edges, weights, state.covered, i))(
             jnp.minimum(leaders, n - 1)
         )
         # A gain that is NaN (weights or memberships were) must not stop the loop from ending.
         gains = jnp.where(jnp.isnan(gains), 0, gains)
         gains = jnp.where(state.best[blocks] > -jnp.inf, gains, -jnp.inf)
-        bound = state.bound.at[blocks, places].set(gains)
-        best = state.best.at[blocks].set(jnp.max(bound[blocks], axis=1))
+        bound = state.bound.at[blocks, rows, places].set(gains)
+        row_best = state.row_best.at[blocks, rows].set(jnp.max(bound[blocks, rows], axis=1))
+        best = state.best.at[blocks].set(jnp.max(row_best[blocks], axis=1))
         block = jnp.argmax(best).astype(jnp.int32)
-        place = jnp.argmax(bound[block]).astype(jnp.int32)
-        i = block * width + place
+        row = jnp.argmax(row_best[block]).astype(jnp.int32)
+        place = jnp.argmax(bound[block, row]).astype(jnp.int32)
+        i = (block * n_rows + row) * width + place
         leads = jnp.any(leaders == i)
-        bound = bound.at[block, place].set(jnp.where(leads, -jnp.inf, bound[block, place]))
+        gone = jnp.where(leads, -jnp.inf, bound[block, row, place])
+        bound = bound.at[block, row, place].set(gone)
+        row_best = row_best.at[block, row].set(jnp.max(bound[block, row]))
         return _Greedy(
             bound=bound,
-            best=best.at[block].set(jnp.max(bound[block])),
+            row_best=row_best,
+            best=best.at[block].set(jnp.max(row_best[block])),
             covered=_cover(edges, state.covered, i, leads),
             order=state.order.at[jnp.where(leads, state.count, n)].set(i, mode="drop"),
             count=state.count + leads.astype(state.count.dtype),

@@ -6,7 +6,6 @@ does at a rate of its own (`_speed`). The counts are of the code as it is; tests
 what XLA says of the compiled programs, benchmarks/bench_scale.py against what is measured.
 """
 
-import math
 from typing import NamedTuple
 
 from . import _beta, _score, _select, _strata
@@ -352,10 +351,10 @@ def _greedy_numbers(p: Problem) -> float:
 
 
 def _greedy_work(p: Problem, picks: float, evaluations: float) -> Work:
-    """Every evaluation is a step that looks through a few rows of a square of n bounds."""
+    """Every evaluation is a step that looks through a few rows of a cube of n bounds."""
     steps = evaluations * picks
     return Work(
         streamed=40.0 * p.n * p.k,
-        operations=_LOOKED_THROUGH * steps * _select._LEADERS * math.sqrt(p.n),
+        operations=_LOOKED_THROUGH * steps * _select._LEADERS * p.n ** (1 / 3),
         steps=steps,
     )
