@@ -9,6 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import pairwise_distances
 
 import topoprune_jax as tp
+from topoprune_jax import _graph
+from topoprune_jax._graph_approximate import BlockSearch
 
 
 def oracle(points, patch_size, labels=None, dims=(0,), power=1.0):
@@ -111,6 +113,21 @@ def test_many_calls_give_what_one_gives(rng, monkeypatch):
     )
     np.testing.assert_array_equal(whole, parts)
     assert calls == [("complexity", done, 3) for done in range(4)]
+
+
+def test_patches_by_blocks_are_nearly_the_true_ones(rng, monkeypatch):
+    """Of many points in more than 4 dimensions, each of which is scored once."""
+    places = rng.uniform(size=(20_001, 3))
+    points = np.concatenate([places, np.sin(6 * places)], axis=1).astype(np.float32)
+    exact = np.asarray(tp.structural_complexity(points, patch_size=16))
+    monkeypatch.setattr(_graph, "_EXACT_PATCHES_ON_CPU", 20_000)
+    assert isinstance(_graph.neighbor_search(jnp.asarray(points), 15, codes=None), BlockSearch)
+    found = np.asarray(tp.structural_complexity(points, patch_size=16))
+    assert np.isclose(found, exact, rtol=1e-5).mean() > 0.9
+    np.testing.assert_array_less(0, found)
+    assert found.min() == pytest.approx(exact.min(), rel=0.2)
+    correlation, _ = spearmanr(found, exact)
+    assert correlation > 0.99
 
 
 def test_rejects_bad_options(rng):

@@ -21,6 +21,7 @@ METHODS = ("exact", "projected", "blocks")
 NEIGHBORS = ("auto", *METHODS)
 """The names that `neighbors` of `rank` may have."""
 _EXACT_ON_CPU = 100_000  # points up to which "auto" compares all with all on a CPU
+_EXACT_PATCHES_ON_CPU = 50_000  # the same for patches, whose neighbors are many
 
 
 class NeighborGraph(eqx.Module):
@@ -341,10 +342,19 @@ def method_for(neighbors: str, n: int, platform: str | None = None) -> str:
     """The method of `knn_graph` that one of `NEIGHBORS` means for n points."""
     if neighbors != "auto":
         return neighbors
+    return "blocks" if n > _EXACT_ON_CPU and _is_cpu(platform) else "exact"
+
+
+def patches_by_blocks(n: int, platform: str | None = None) -> bool:
+    """Whether patches of n points in more than a few dimensions are sought by blocks."""
+    return n > _EXACT_PATCHES_ON_CPU and _is_cpu(platform)
+
+
+def _is_cpu(platform: str | None) -> bool:
     if platform is None:
         with checks.known_values():  # where JAX computes, which need not be its default backend
             platform = next(iter(jnp.zeros(()).devices())).platform
-    return "blocks" if platform == "cpu" and n > _EXACT_ON_CPU else "exact"
+    return platform == "cpu"
 
 
 def nearest_neighbors(
@@ -408,11 +418,11 @@ def neighbor_search(
     """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
     `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none.
 
-    By blocks, where "auto" is, among all points on one device.
+    By blocks among many points on one CPU.
     """
     if is_worthwhile(points, k):
         return BoxSearch(points, k, codes, mesh)
-    if codes is None and mesh is None and method_for("auto", points.shape[0]) == "blocks":
+    if codes is None and mesh is None and patches_by_blocks(points.shape[0]):
         search = block_search(points, k)
         if search is not None:
             return search

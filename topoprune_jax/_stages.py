@@ -12,7 +12,7 @@ from . import _beta, _score, _select, _strata
 from . import _graph_approximate as approximate
 from . import _graph_boxes as boxes
 from . import _graph_exact as exact
-from ._graph import method_for
+from ._graph import patches_by_blocks
 from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
@@ -317,7 +317,7 @@ def _of_complexity(p: Problem, platform: str) -> Stage:
 
 def _patch_tree(p: Problem, platform: str) -> "approximate._Plan | None":
     """The tree of the search for patches, where it is by blocks."""
-    if p.class_sizes or method_for("auto", p.n, platform) != "blocks":
+    if p.class_sizes or not patches_by_blocks(p.n, platform):
         return None
     return approximate._plan(p.n, p.m - 1)
 
