@@ -301,6 +301,26 @@ OTHERS = {
         "TypeError",
         "`checkpoint` must be a path; got 3. Name a folder; it is made if missing.",
     ),
+    "rank manifold": (
+        lambda: tp.rank(GOOD, 0.5, manifold="umap"),
+        "ValueError",
+        "`manifold` must be 'spectral' or 'embedding'; got umap",
+    ),
+    "plan manifold": (
+        lambda: tp.plan(9, 2, manifold=3),
+        "ValueError",
+        "`manifold` must be 'spectral' or 'embedding'; got int",
+    ),
+    "spectral_embedding rounds": (
+        lambda: tp.spectral_embedding(FUZZY, 2, rounds=0),
+        "ValueError",
+        "`rounds` must be at least 1; got rounds=0",
+    ),
+    "spectral_embedding tolerance": (
+        lambda: tp.spectral_embedding(FUZZY, 2, tolerance=-1.0),
+        "ValueError",
+        "`tolerance` must be at least 0; got tolerance=-1",
+    ),
     "rank embedding": (
         lambda: tp.rank(GOOD, 0.5, embedding=3),
         "TypeError",

@@ -249,6 +249,21 @@ def test_identical_samples_are_named(digits):
     assert bool(jnp.isfinite(answer.scores).all())
 
 
+def test_the_start_of_the_map_may_be_random(digits, free_ranking):
+    """And its steps none: the embedding is then what the key says, the choice the same."""
+    one, other = (
+        tp.rank(digits[0], 0.9, embedding=tp.EmbeddingOptions(n_epochs=0, start=start))
+        for start in ("random", "spectral")
+    )
+    np.testing.assert_array_equal(one.order, free_ranking.order)
+    np.testing.assert_array_equal(other.order, free_ranking.order)
+    # Without steps the spectral start is there as it was: along the manifold's first axes.
+    for i in range(2):
+        along = [abs(np.corrcoef(z.embedding[:, i], z.manifold[:, i])[0, 1]) for z in (other, one)]
+        assert along[0] > 0.9
+        assert along[1] < 0.2
+
+
 @pytest.mark.slow
 def test_more_components(digits):
     answer = tp.rank(digits[0], 0.9, embedding=tp.EmbeddingOptions(n_components=8))

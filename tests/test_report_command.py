@@ -1,5 +1,6 @@
 """`topoprune report`: one page from files, and one line for every mistake."""
 
+import re
 import sys
 
 import numpy as np
@@ -82,6 +83,31 @@ def test_a_ranking_without_beta_says_so(capsys, monkeypatch, folder, ranked):
     code, _, _ = run(capsys, "report", "good.npy", "--ranking", "older.npz", "--out", "older.html")
     assert code == 0
     assert (folder / "older.html").read_text().count("not recorded") == 2
+
+
+def test_a_ranking_without_manifold_has_its_patches_in_the_embedding(
+    capsys, monkeypatch, folder, ranked
+):
+    """As older versions took them. A manifold that is there must be one."""
+    monkeypatch.chdir(folder)
+    with np.load(ranked) as arrays:
+        kept = {name: arrays[name] for name in arrays}
+    spoiled = np.where(kept["manifold"] > 0, np.nan, 0)
+    np.savez("spoiled.npz", **(kept | {"manifold": spoiled}))
+    del kept["manifold"]
+    np.savez("older.npz", **kept)
+    pages = {}
+    for name in ("ranking", "older", "spoiled"):
+        code, _, err = run(
+            capsys, "report", "good.npy", "--ranking", f"{name}.npz", "--out", f"{name}.html"
+        )
+        assert code == (2 if name == "spoiled" else 0)
+        pages[name] = err if code else (folder / f"{name}.html").read_text()
+    components = [
+        re.search(r"manifold components\D*(\d+)", pages[name]) for name in ("ranking", "older")
+    ]
+    assert [found and found[1] for found in components] == ["16", "2"]
+    assert "its manifold is no finite array of 80 rows and 1 or more columns" in pages["spoiled"]
 
 
 def test_one_ranking_serves_every_ratio(capsys, monkeypatch, folder, ranked):

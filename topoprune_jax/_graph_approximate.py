@@ -408,6 +408,14 @@ def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"
     return direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
 
 
+def _chunks(points: Float[Array, "n d"], tiles: int, flops: float) -> int:
+    """Into how many calls the tiles are divided: a power of 2, and one while JAX traces."""
+    chunks = 1
+    while not checks.is_traced(points) and chunks < tiles and flops > chunks * exact.CHUNK_FLOPS:
+        chunks *= 2
+    return chunks
+
+
 class BlockSearch:
     """The Euclidean search by blocks, some tiles after the other: no candidate is looked around,
     so that nothing is held but the tree. For few dimensions, where it misses hardly a neighbor."""
@@ -417,12 +425,9 @@ class BlockSearch:
         tiles = 2 ** (plan.levels + plan.split)
         self._plan, self._k = plan, k
         self._tree = _plant(points, metric="euclidean", plan=plan)
-        self.calls = 1
-        if not checks.is_traced(points):
-            wide = -(-n // 2**plan.levels) * plan.visited
-            flops = 2.0 * n * wide * self._tree.coordinates.values.shape[1]
-            while self.calls < tiles and flops > self.calls * exact.CHUNK_FLOPS:
-                self.calls *= 2
+        wide = -(-n // 2**plan.levels) * plan.visited
+        flops = 2.0 * n * wide * self._tree.coordinates.values.shape[1]
+        self.calls = _chunks(points, tiles, flops)
         self._tiles = tiles // self.calls
 
     def part(self, i: int) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"]]:
@@ -445,14 +450,11 @@ def block_search(points: Float[Array, "n d"], k: int) -> BlockSearch | None:
 
 
 def _block_neighbors(points, k, metric, plan, stage, progress):
-    traced = checks.is_traced(points)
     n, d = points.shape
     tiles = 2 ** (plan.levels + plan.split)
     width = -(-n // 2**plan.levels) * plan.visited
     flops = 2.0 * n * (width * (min(d, _AXES) + 8) + 32 * k * d)
-    chunks = 1
-    while not traced and chunks < tiles and flops > chunks * exact.CHUNK_FLOPS:
-        chunks *= 2
+    chunks = _chunks(points, tiles, flops)
     starts = [jnp.asarray(i * (tiles // chunks), jnp.int32) for i in range(chunks)]
     steps = Steps(stage, 2 + chunks * (2 + plan.rounds), progress)
     tree = steps.run(_plant, points, metric=metric, plan=plan)

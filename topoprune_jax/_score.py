@@ -65,8 +65,8 @@ def structural_complexity(
     - `embedding`: (n, c), from `embed` or elsewhere.
     - `labels`: (n,) classes.
     - `patch_size`: m, at least 2. A class or data set of fewer points has smaller patches. Of more
-      than 50,000 points without labels, in more than 4 dimensions and on a CPU, hardly one of a
-      patch's points may be missing: they are sought by blocks, see `knn_graph`.
+      than 50,000 points without labels, in more than 4 dimensions and on a single CPU, a patch may
+      lack a few of the nearest: they are sought by blocks, see `knn_graph`.
     - `dims`: homology dimensions that count. Dimension 0 runs on the device, higher ones in gudhi
       behind one host call for every 256 patches, or where `reduction` says.
     - `power`: exponent of the lifetimes, for total persistence.

@@ -18,7 +18,7 @@ from ._types import Array, ArrayInput, Key
 _DEGREE = 12  # of the filter for `spectral_embedding`
 MANIFOLDS = ("spectral", "embedding")
 """The names that `manifold` of `rank` may have."""
-_COMPONENTS = 16  # 8 and 16 are as steady under noise, 4 less
+_COMPONENTS = 16
 _FIRST_CUT = 0.6  # eigenvalues of the adjacency below this are damped in the first round
 _CUT_RANGE = (-0.5, 0.99)
 _EDGES = 1 << 16  # that only one end lists, looked at in one go
