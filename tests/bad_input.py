@@ -186,6 +186,11 @@ OTHERS = {
         "TypeError",
         "`fuzzy_set` must be a FuzzySimplicialSet; got NeighborGraph",
     ),
+    "connected_components": (
+        lambda: tp.connected_components(GRAPH),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got NeighborGraph",
+    ),
     "spectral_embedding n_components": (
         lambda: tp.spectral_embedding(FUZZY, 0),
         "ValueError",

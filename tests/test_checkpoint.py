@@ -412,7 +412,9 @@ def test_files_inside_a_stage_are_some_time_apart(features, expected, tmp_path, 
     monkeypatch.setattr(Checkpoint, "seconds", 1e6)
     with pytest.raises(StopHereError):
         resume(features, tmp_path / "kept", stop=("complexity", 4))
-    stages = [f"topoprune.ranking.{name}.npz" for name in ("embedding", "manifold", "neighbors")]
+    # A start of its own for the embedding: these features are of several components.
+    names = ("embedding", "manifold", "neighbors", "start")
+    stages = [f"topoprune.ranking.{name}.npz" for name in names]
     assert kept_files(tmp_path / "kept") == ["topoprune.json", *stages]
     assert_same(resume(features, tmp_path / "kept")[0], expected)
 

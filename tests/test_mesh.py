@@ -25,9 +25,17 @@ def line(n_devices):
     return Mesh(np.array(jax.devices()[:n_devices]), ("data",))
 
 
+# What `make test-all` compiles. The quicker programs of `make test` add up the coordinates of one
+# edge in a hundred in another order on several devices.
+OPTIMIZED = "use_fusion_emitters=false" not in os.environ["XLA_FLAGS"]
+
+
 def assert_same(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(a, b)
+        if not OPTIMIZED and a is getattr(one, "scores", None):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -70,6 +70,29 @@ def test_rounding_moves_hardly_a_pick(digits, ranking, free_ranking):
         assert len(np.intersect1d(other.kept, answer.kept)) >= 175
 
 
+def test_rounding_moves_hardly_a_pick_in_separate_clusters(rng):
+    """More clusters than coordinates: each has all of them, and patches end where it ends."""
+    n, several = 1600, 20
+    of_sheet = rng.normal(size=(n, 2))
+    labels = np.arange(n) % several
+    centers = 40 * rng.normal(size=(several, 8))
+    sheets = np.concatenate([of_sheet, of_sheet**2, 0.1 * rng.normal(size=(n, 4))], axis=1)
+    features = (centers[labels] + sheets).astype(np.float32)
+    options = {"normalize": False, "embedding": tp.EmbeddingOptions(n_epochs=0)}
+    ranking = tp.rank(features, 0.9, **options)
+    parts = np.asarray(tp.connected_components(tp.fuzzy_simplicial_set(tp.knn_graph(features))))
+    assert len(np.unique(parts)) == several
+    np.testing.assert_array_equal(parts, labels)  # both are numbered by their first points
+    expected = tp.structural_complexity(ranking.manifold, labels=labels)
+    np.testing.assert_array_equal(ranking.scores, expected)
+    other = tp.rank(features + 1e-6 * rng.normal(size=features.shape), 0.9, **options)
+    assert len(np.intersect1d(other.kept, ranking.kept)) >= 155
+    half = labels + several * (of_sheet[:, 0] > 0)  # two classes in every cluster
+    ranking = tp.rank(features, 0.9, labels=half % 7, **options)
+    expected = tp.structural_complexity(ranking.manifold, labels=half % 7 + 7 * labels)
+    np.testing.assert_array_equal(ranking.scores, expected)
+
+
 @pytest.mark.slow
 def test_patches_of_the_embedding(digits):
     """The manifold of the paper: patches are those of `embed`, and so are the strata."""

@@ -11,6 +11,7 @@ from sklearn.metrics import pairwise_distances
 import topoprune_jax as tp
 from topoprune_jax import _graph
 from topoprune_jax._graph_approximate import BlockSearch
+from topoprune_jax._graph_groups import GroupSearch
 
 
 def oracle(points, patch_size, labels=None, dims=(0,), power=1.0):
@@ -127,6 +128,23 @@ def test_patches_by_blocks_are_nearly_the_true_ones(rng, monkeypatch):
     np.testing.assert_array_less(0, found)
     assert found.min() == pytest.approx(exact.min(), rel=0.2)
     correlation, _ = spearmanr(found, exact)
+    assert correlation > 0.99
+
+
+def test_large_groups_are_sought_by_blocks_and_small_ones_exactly(rng, monkeypatch):
+    sizes = [9_000, 21_000, 40, 1]
+    codes = rng.permutation(np.repeat(np.arange(4), sizes))
+    places = rng.uniform(size=(len(codes), 3))
+    points = np.concatenate([places, np.sin(6 * places)], axis=1).astype(np.float32)
+    exact = np.asarray(tp.structural_complexity(points, labels=codes, patch_size=8))
+    monkeypatch.setattr(_graph, "_EXACT_PATCHES_ON_CPU", 20_000)
+    search = _graph.neighbor_search(jnp.asarray(points), 7, codes=jnp.asarray(codes))
+    assert isinstance(search, GroupSearch)
+    found = np.asarray(tp.structural_complexity(points, labels=codes, patch_size=8))
+    np.testing.assert_array_equal(found[codes != 1], exact[codes != 1])
+    close = np.isclose(found, exact, rtol=1e-5)[codes == 1]
+    assert close.mean() > 0.9
+    correlation, _ = spearmanr(found[codes == 1], exact[codes == 1])
     assert correlation > 0.99
 
 

@@ -64,6 +64,60 @@ def test_tells_components_apart(rng):
     assert abs(z[0] - z[-1]) > 1
 
 
+def separate(rng, sizes):
+    """A fuzzy set whose components are anisotropic clouds of these sizes, in a random order."""
+    clouds = [rng.normal(size=(size, 5)) * [4, 2, 1, 1, 1] for size in sizes]
+    points = np.concatenate([cloud + 1000 * i for i, cloud in enumerate(clouds)])
+    return tp.fuzzy_simplicial_set(tp.knn_graph(rng.permutation(points), n_neighbors=8))
+
+
+@pytest.mark.parametrize("time", [0.0, 2.0])
+def test_every_component_has_its_own_dense_eigenmap(rng, time):
+    fuzzy_set = separate(rng, [150, 100, 30, 14])
+    matrix, degrees = normalized_adjacency(fuzzy_set)
+    parts = np.asarray(tp.connected_components(fuzzy_set))
+    options = {"diffusion_time": time, "by_component": True}
+    z = np.asarray(tp.spectral_embedding(fuzzy_set, 10, **options))
+    for part in range(4):
+        rows = parts == part
+        own, weights = matrix[np.ix_(rows, rows)], degrees[rows] / degrees[rows].sum()
+        place = weights @ z[rows]
+        vectors = (z[rows] - place) * np.sqrt(weights)[:, None]
+        values = np.linalg.eigvalsh(own)[::-1][1:11]
+        powers = np.diag(np.maximum(values, 0) ** (2 * time))
+        np.testing.assert_allclose(vectors.T @ vectors, powers, atol=5e-3)
+        quotients = (vectors * (own @ vectors)).sum(axis=0)
+        np.testing.assert_allclose(quotients, powers @ values, atol=5e-3)
+    jitted = jax.jit(lambda f: tp.spectral_embedding(f, 10, **options))(fuzzy_set)
+    np.testing.assert_allclose(jitted, z, atol=1e-2)
+
+
+def test_one_component_by_itself_is_the_whole(rng):
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(80, 4))))
+    one, other = (tp.spectral_embedding(fuzzy_set, 4, by_component=flag) for flag in (False, True))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_components_of_few_points_have_as_many_coordinates_as_they_can():
+    """Pairs, a triple and lone points, one of them without edges."""
+    points = np.asarray([0, 1, 100, 101, 102.5, 200, 201], np.float32)[:, None]
+    graph = tp.knn_graph(points, n_neighbors=1)
+    lone = np.append(np.asarray(graph.indices), -1)[:, None]
+    graph = tp.NeighborGraph(lone, np.append(np.asarray(graph.distances), np.inf)[:, None])
+    fuzzy_set = tp.fuzzy_simplicial_set(graph)
+    parts = np.asarray(tp.connected_components(fuzzy_set))
+    assert parts.tolist() == [0, 0, 1, 1, 1, 2, 2, 3]
+    z = np.asarray(tp.spectral_embedding(fuzzy_set, 3, by_component=True))
+    assert np.isfinite(z).all()
+    degrees = np.asarray(fuzzy_set.degrees)
+    for part, rank in enumerate([1, 2, 1, 0]):
+        rows = parts == part
+        centered = z[rows] - np.average(z[rows], axis=0, weights=np.maximum(degrees[rows], 1e-9))
+        lengths = np.sqrt((degrees[rows, None] * centered**2).sum(axis=0))
+        expected = np.where(np.arange(3) < rank, np.sqrt(degrees[rows].sum()), 0)
+        np.testing.assert_allclose(lengths, expected, atol=1e-4)
+
+
 def test_same_bits_every_time_and_under_jit(rng):
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(80, 4))))
     one, two = (tp.spectral_embedding(fuzzy_set, 4) for _ in range(2))
@@ -76,8 +130,10 @@ def test_degenerate_graphs_are_finite():
     empty = tp.NeighborGraph(jnp.full((20, 3), -1), jnp.full((20, 3), jnp.inf))
     equal = tp.knn_graph(np.ones((20, 2)), n_neighbors=3)
     for graph in (empty, equal):
-        z = tp.spectral_embedding(tp.fuzzy_simplicial_set(graph), 2)
-        assert bool(jnp.isfinite(z).all())
+        for by_component in (False, True):
+            fuzzy_set = tp.fuzzy_simplicial_set(graph)
+            z = tp.spectral_embedding(fuzzy_set, 2, by_component=by_component)
+            assert bool(jnp.isfinite(z).all())
 
 
 def test_rejects_bad_arguments(rng):

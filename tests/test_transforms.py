@@ -105,7 +105,11 @@ DISCRETE = {
         ).spread
     ),
     "spectral_start": lambda x: jnp.abs(tp.spectral_start(_fuzzy_set(x), 1, key=jax.random.key(0))),
+    "connected_components": lambda x: tp.connected_components(_fuzzy_set(x)),
     "spectral_embedding": lambda x: jnp.abs(tp.spectral_embedding(_fuzzy_set(x), 1)),
+    "spectral_embedding, by component": lambda x: jnp.abs(
+        tp.spectral_embedding(_fuzzy_set(x), 1, by_component=True)
+    ),
     "principal_components": lambda x: jnp.abs(tp.principal_components(x, 2, key=jax.random.key(0))),
     "structural_complexity": lambda x: tp.structural_complexity(x, patch_size=4),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 3, key=jax.random.key(0)),

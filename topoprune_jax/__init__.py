@@ -7,6 +7,7 @@ from ._compare import ClassComparison as ClassComparison
 from ._compare import Overlap as Overlap
 from ._compare import RankingComparison as RankingComparison
 from ._compare import compare_rankings as compare_rankings
+from ._components import connected_components as connected_components
 from ._diagram import Diagram as Diagram
 from ._diagram import Generators as Generators
 from ._diagram_distances import bottleneck_distance as bottleneck_distance

@@ -13,6 +13,7 @@ from . import _checks as checks
 from ._graph_approximate import BlockSearch, approximate_neighbors, block_search
 from ._graph_boxes import BoxSearch, box_neighbors, is_worthwhile
 from ._graph_exact import TILE_BYTES, ExactSearch, Metric, exact_neighbors
+from ._graph_groups import GroupSearch
 from ._ring import Rows, gather, ring_neighbors
 from ._types import Array, ArrayInput, Progress
 
@@ -350,6 +351,11 @@ def patches_by_blocks(n: int, platform: str | None = None) -> bool:
     return n > _EXACT_PATCHES_ON_CPU and _is_cpu(platform)
 
 
+def _largest(codes: Int[Array, " n"]) -> int:
+    """The size of the largest class; 0 while JAX traces."""
+    return 0 if checks.is_traced(codes) else int(np.bincount(np.asarray(codes)).max())
+
+
 def _is_cpu(platform: str | None) -> bool:
     if platform is None:
         with checks.known_values():  # where JAX computes, which need not be its default backend
@@ -414,16 +420,18 @@ def neighbor_search(
     *,
     codes: Int[Array, " n"] | None,
     mesh: Mesh | None = None,
-) -> BoxSearch | BlockSearch | ExactSearch:
+) -> BoxSearch | BlockSearch | ExactSearch | GroupSearch:
     """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
     `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none.
 
-    By blocks among many points on one CPU.
+    By blocks among many points of a group on one CPU.
     """
     if is_worthwhile(points, k):
         return BoxSearch(points, k, codes, mesh)
-    if codes is None and mesh is None and patches_by_blocks(points.shape[0]):
+    if mesh is None and codes is None and patches_by_blocks(points.shape[0]):
         search = block_search(points, k)
         if search is not None:
             return search
+    if mesh is None and codes is not None and patches_by_blocks(_largest(codes)):
+        return GroupSearch(points, k, codes, _EXACT_PATCHES_ON_CPU)
     return ExactSearch(points, k, "euclidean", codes, mesh)

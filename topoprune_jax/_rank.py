@@ -7,12 +7,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._beta import choose_beta
 from ._checkpoint import check_checkpoint, fingerprint
+from ._components import connected_components
 from ._embedding import EmbeddingOptions, check_options, embed
 from ._features import divided_unit_rows, known_shape, traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
@@ -95,9 +97,11 @@ def rank(
 
     1. x_i = features of sample i, scaled to unit length.
     2. mu = `fuzzy_simplicial_set(knn_graph(x))`: the manifold, globally.
-    3. z = `spectral_embedding(mu, 16)`: coordinates of the manifold, without randomness.
+    3. z = `spectral_embedding(mu, 16, by_component=True)`: coordinates of the manifold, without
+       randomness.
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
-       points in z, of its own class where labels are given.
+       points in z, of its own connected component of mu, and of its own class where labels are
+       given.
     5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
        one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
        at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among
@@ -152,8 +156,8 @@ def rank(
       Each holds its share of the features. These are an array that is the same in every process,
       which reads its own rows only; or a JAX array of which each process holds some rows, and whose
       mesh is used unless one is given. Every process gets the whole ranking, on CPU with the bits
-      of a single device; but beyond 50,000 samples without labels a single CPU seeks the patches by
-      blocks, a mesh exactly. `"auto"` is `"exact"` there.
+      of a single device; but beyond 50,000 samples (of a class, with labels) a single CPU seeks the
+      patches by blocks, a mesh exactly. `"auto"` is `"exact"` there.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
       Not called while JAX traces.
     - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
@@ -330,18 +334,21 @@ def _stages(
         )
         graph = run.once("neighbors", search, NeighborGraph)
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
-    coordinates = None
+    coordinates, parts, patch_groups = None, None, codes
     if manifold == "spectral":
         strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)[2]  # whatever the key
         e = components_for(points.shape[0])
-        eigenmap = partial(spectral_embedding, fuzzy_set, e, rounds=_ROUNDS, tolerance=_TOLERANCE)
+        accuracy = {"rounds": _ROUNDS, "tolerance": _TOLERANCE}
+        eigenmap = partial(spectral_embedding, fuzzy_set, e, by_component=True, **accuracy)
         coordinates = run.once("manifold", lambda: run.step("manifold", eigenmap))
+        parts = connected_components(fuzzy_set)
+        patch_groups = _groups_of_patches(parts, codes)
     start, c = None, int(embedding.n_components)
     if embedding.start == "spectral":
+        begin = partial(_start, points, fuzzy_set, c, start_key)
         if coordinates is not None and c <= coordinates.shape[1]:
-            start = coordinates[:, :c] * jnp.sqrt(fuzzy_set.degrees)[:, None]
+            start = _cheaper_start(coordinates[:, :c], fuzzy_set, parts, begin, run)
         else:
-            begin = partial(_start, points, fuzzy_set, c, start_key)
             start = run.once("start", lambda: run.step("start", begin))
     z = run.once(
         "embedding",
@@ -349,7 +356,7 @@ def _stages(
     )
     coordinates = z if coordinates is None else coordinates
     score = partial(
-        structural_complexity, coordinates, labels=codes, patch_size=patch_size, mesh=mesh
+        structural_complexity, coordinates, labels=patch_groups, patch_size=patch_size, mesh=mesh
     )
     scores = run.once("complexity", partial(score, progress=run))
     order, beta = _order(
@@ -403,6 +410,29 @@ def _start(points, fuzzy_set, n_components, key) -> Array:
     pca_key, spectral_key = jax.random.split(key)
     guess = principal_guess(points, n_components, key=pca_key)
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)
+
+
+def _cheaper_start(coordinates, fuzzy_set, parts, begin, run: Run) -> Array:
+    """Of one component its first coordinates; of several, which lie anywhere, `begin()`."""
+
+    def own():
+        return coordinates * jnp.sqrt(fuzzy_set.degrees)[:, None]
+
+    if checks.is_traced(parts):
+        return lax.cond(jnp.max(parts) > 0, begin, own)
+    return run.once("start", lambda: run.step("start", begin)) if int(parts.max()) else own()
+
+
+def _groups_of_patches(parts, codes) -> Array | None:
+    """Within which patches lie: components of the manifold, and classes within them."""
+    if not checks.is_traced(parts) and int(parts.max()) == 0:
+        return codes
+    if codes is None:
+        return parts
+    by_group = jnp.lexsort((codes, parts))
+    differs = (jnp.diff(parts[by_group]) != 0) | (jnp.diff(codes[by_group]) != 0)
+    number = jnp.pad(jnp.cumsum(differs, dtype=jnp.int32), (1, 0))
+    return jnp.zeros_like(parts).at[by_group].set(number)
 
 
 def _order(

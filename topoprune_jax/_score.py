@@ -64,9 +64,9 @@ def structural_complexity(
 
     - `embedding`: (n, c), from `embed` or elsewhere.
     - `labels`: (n,) classes.
-    - `patch_size`: m, at least 2. A class or data set of fewer points has smaller patches. Of more
-      than 50,000 points without labels, in more than 4 dimensions and on a single CPU, a patch may
-      lack a few of the nearest: they are sought by blocks, see `knn_graph`.
+    - `patch_size`: m, at least 2. A class or data set of fewer points has smaller patches. In a
+      class (or data set) of more than 50,000 points, in more than 4 dimensions and on a single
+      CPU, a patch may lack a few of the nearest: they are sought by blocks, see `knn_graph`.
     - `dims`: homology dimensions that count. Dimension 0 runs on the device, higher ones in gudhi
       behind one host call for every 256 patches, or where `reduction` says.
     - `power`: exponent of the lifetimes, for total persistence.
@@ -112,8 +112,7 @@ def structural_complexity(
         return score(points, itself, itself[:, None], jnp.zeros(n, points.dtype))
     # Scored as they are found: n patches of m points need not exist at a time.
     search = neighbor_search(points, min(size, n) - 1, codes=codes, mesh=mesh)
-    several = _calls(search.place(0).shape[0])
-    pieces = [(i, rows) for i in range(search.calls) for rows in several]
+    pieces = [(i, rows) for i in range(search.calls) for rows in _calls(search.place(i).shape[0])]
     of_part: dict[int, Array] = {}
 
     def some_scores(scores: Array, piece: int) -> Array:

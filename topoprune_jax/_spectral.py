@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from . import _checks as checks
+from ._components import connected_components
 from ._distance import rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._ring import Rows, gather, tilewise
+from ._subspace import Parts, Whole
 from ._types import Array, ArrayInput, Key
 
 _DEGREE = 12  # of the filter for `spectral_embedding`
@@ -24,6 +26,7 @@ _CUT_RANGE = (-0.5, 0.99)
 _EDGES = 1 << 16  # that only one end lists, looked at in one go
 _SAMPLE = 1 << 16  # points that the axes of `principal_guess` are fitted to
 _TILE = 1 << 8
+_APART = 8.0  # standard deviations of a component between the places of two, about
 
 
 def principal_components(points: ArrayInput, n_components: int, *, key: Key) -> Float[Array, "n c"]:
@@ -194,15 +197,20 @@ def low_eigenvectors(
     rounds: int,
     degree: int,
     tolerance: float,
+    components: Int[Array, " n"] | None = None,
+    n_parts: int = 1,
     key: Key,
-) -> tuple[Float[Array, "n c"], Float[Array, " c"]]:
-    """`spectral_start`, and the eigenvalues of the normalized adjacency, falling."""
+) -> tuple[Float[Array, "n c"], Float[Array, "*parts c"]]:
+    """`spectral_start`, and the eigenvalues of the normalized adjacency, falling.
+
+    With `components`, of which there are `n_parts` at most, each has eigenvectors of its own.
+    """
     n = fuzzy_set.n_points
     dtype = fuzzy_set.memberships.dtype
     width = min(n - 1, n_components + 3)
     if width == 0:
         return jnp.zeros((n, n_components), dtype), jnp.zeros(n_components, dtype)
-    block = jax.random.normal(key, (n, width), dtype)
+    spare = block = jax.random.normal(key, (n, width), dtype)
     if guess is not None:
         take = min(width, guess.shape[1])
         guess = guess - jnp.mean(guess, axis=0, keepdims=True)
@@ -211,7 +219,15 @@ def low_eigenvectors(
     degrees = fuzzy_set.degrees
     root = jnp.sqrt(degrees)
     inverse = jnp.where(degrees > 0, 1 / jnp.where(degrees > 0, root, 1), 0)
-    trivial = root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny)
+    if components is None:
+        inner = Whole(root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny))
+        parts = ()
+    else:
+        volume = jax.ops.segment_sum(degrees, components, n_parts)
+        sizes = jax.ops.segment_sum(jnp.ones_like(components), components, n_parts)
+        length = jnp.sqrt(volume) + jnp.finfo(dtype).tiny
+        inner = Parts(root / length[components], components, sizes, spare)
+        parts = (n_parts,)
     own = jnp.where(fuzzy_set.indices >= 0, fuzzy_set.indices, 0)
     theirs = jnp.maximum(fuzzy_set.reverse_indices, 0)
     # Some edges at a time: their products need not exist as a whole.
@@ -237,12 +253,6 @@ def low_eigenvectors(
         out, _ = lax.scan(add_back, out, back)
         return out * inverse[:, None]
 
-    def orthonormal(x):
-        # With the trivial vector as first column, whatever completes a block that rounding has
-        # robbed of its rank is orthogonal to it too.
-        x = x - trivial[:, None] * (trivial @ x)[None, :]
-        return jnp.linalg.qr(jnp.concatenate([trivial[:, None], x], axis=1))[0][:, 1:]
-
     def filtered(x, cut):
         # Maps the adjacency's spectrum in [-1, cut] into [-1, 1], and grows beyond it.
         middle, half = (cut - 1) / 2, (cut + 1) / 2
@@ -259,23 +269,26 @@ def low_eigenvectors(
 
     def one_round(state):
         i, basis, cut, before, _ = state
-        basis = orthonormal(filtered(basis, cut))
-        values = jnp.linalg.eigvalsh(basis.T @ adjacency(basis))
-        wanted = values[-min(n_components, width) :]
+        basis = inner.orthonormal(filtered(basis, inner.spread(cut)))
+        values = jnp.linalg.eigvalsh(inner.gram(basis, adjacency(basis)))
+        wanted = values[..., -min(n_components, width) :]
         # 1 - value is what matters: how slowly a wave along the manifold dies out.
         moved = jnp.abs(wanted - before) > tolerance * (1 - wanted) + rounding
         # The next round damps all below the least of the values that are sought.
-        return i + 1, basis, jnp.clip(values[0], *_CUT_RANGE), wanted, moved.any()
+        return i + 1, basis, jnp.clip(values[..., 0], *_CUT_RANGE), wanted, moved.any()
 
-    unknown = jnp.full(min(n_components, width), -jnp.inf, dtype)
-    start = orthonormal(block), jnp.asarray(_FIRST_CUT, dtype), unknown, jnp.ones((), bool)
+    unknown = jnp.full((*parts, min(n_components, width)), -jnp.inf, dtype)
+    cut = jnp.full(parts, _FIRST_CUT, dtype)
+    start = inner.orthonormal(block), cut, unknown, jnp.ones((), bool)
     start = varying_with((jnp.zeros((), jnp.int32), *start), degrees)
     _, basis, *_ = lax.while_loop(lambda state: (state[0] < rounds) & state[4], one_round, start)
-    values, vectors = jnp.linalg.eigh(basis.T @ adjacency(basis))
-    order = jnp.argsort(-values)[:n_components]
-    start = basis @ vectors[:, order]
+    values, vectors = jnp.linalg.eigh(inner.gram(basis, adjacency(basis)))
+    order = jnp.argsort(-values, axis=-1)[..., :n_components]
+    start = inner.rotate(basis, jnp.take_along_axis(vectors, order[..., None, :], axis=-1))
+    values = jnp.take_along_axis(values, order, axis=-1)
     missing = n_components - start.shape[1]
-    return jnp.pad(start, ((0, 0), (0, missing))), jnp.pad(values[order], (0, missing))
+    whole = [(0, 0)] * (values.ndim - 1)
+    return jnp.pad(start, ((0, 0), (0, missing))), jnp.pad(values, (*whole, (0, missing)))
 
 
 def check_manifold(manifold: str) -> None:
@@ -297,6 +310,7 @@ def spectral_embedding(
     n_components: int = 2,
     *,
     diffusion_time: float = 0.0,
+    by_component: bool = False,
     rounds: int = 60,
     tolerance: float = 1e-3,
 ) -> Float[Array, "n c"]:
@@ -315,17 +329,24 @@ def spectral_embedding(
     `rank` takes its patches from one of 16 components, so that its scores depend on no key and
     little on noise.
 
+    Where the graph falls into several connected components, each of them beyond the first costs one
+    of the leading coordinates, which only tells them apart; what is left lies in some of them, and
+    the others are single points. `by_component` gives each all c coordinates instead, in which its
+    own variance, weighted by D, is 1, and puts it at a place of its own.
+
     **Arguments:**
 
-    - `fuzzy_set`: n points. Each further connected component costs one of the leading coordinates,
-      which then tells the components apart.
+    - `fuzzy_set`: n points.
     - `n_components`: c, 1 to 64 and at most n - 1.
     - `diffusion_time`: t, at least 0.
+    - `by_component`: whether each connected component is embedded by itself. Under `jit` and `vmap`
+      it takes memory for n matrices of (c + 3)^2 numbers, as nobody knows how many there are.
     - `rounds`, `tolerance`: of the filtered subspace iteration, as for `spectral_start`. All 60
       rounds are needed by long thin manifolds only.
 
-    **Returns:** (n, c); a point without edges is at 0. Found by filtered subspace iteration, which
-    leaves eigenvectors of nearly equal eigenvalues mixed among themselves.
+    **Returns:** (n, c); a point without edges is at 0, or at its own place. Found by filtered
+    subspace iteration, which leaves eigenvectors of nearly equal eigenvalues mixed among
+    themselves.
 
     **Raises:** TypeError or ValueError for a wrong type or a number out of range.
 
@@ -352,7 +373,62 @@ def spectral_embedding(
     time = checks.check_number(diffusion_time, name="diffusion_time", low=0)
     rounds = checks.check_count(rounds, name="rounds", low=1)
     tolerance = checks.check_number(tolerance, name="tolerance", low=0)
-    return _eigenmap(fuzzy_set, c, time, rounds, tolerance)
+    eigenmap = partial(_eigenmap, fuzzy_set, c, time, rounds, tolerance)
+    if not by_component:
+        return eigenmap()
+    components = connected_components(fuzzy_set)
+    if checks.is_traced(components):
+        return lax.cond(
+            jnp.max(components) > 0,
+            partial(_eigenmap_of_parts, fuzzy_set, c, time, rounds, tolerance, components, n),
+            eigenmap,
+        )
+    several = int(components.max()) + 1
+    if several == 1:
+        return eigenmap()
+    # A power of 2, so that few programs are compiled.
+    n_parts = 1 << (several - 1).bit_length()
+    return _eigenmap_of_parts(fuzzy_set, c, time, rounds, tolerance, components, n_parts)
+
+
+@eqx.filter_jit
+def _eigenmap_of_parts(
+    fuzzy_set: FuzzySimplicialSet,
+    c: int,
+    time: float,
+    rounds: int,
+    tolerance: float,
+    components: Int[Array, " n"],
+    n_parts: int,
+) -> Float[Array, "n c"]:
+    key = jax.random.key(0)
+    vectors, values = low_eigenvectors(
+        fuzzy_set,
+        c,
+        rounds=rounds,
+        degree=_DEGREE,
+        tolerance=tolerance,
+        components=components,
+        n_parts=n_parts,
+        key=key,
+    )
+    degrees = fuzzy_set.degrees
+    several = partial(jax.ops.segment_sum, segment_ids=components, num_segments=n_parts)
+    volume = several(degrees)[components]
+    scale = jnp.where(degrees > 0, jnp.sqrt(volume / jnp.where(degrees > 0, degrees, 1)), 0)
+    most = partial(jax.ops.segment_max, segment_ids=components, num_segments=n_parts)
+    sign = jnp.where(most(vectors) < most(-vectors), -1.0, 1.0)
+    powers = jnp.clip(values, 0, 1) ** time if time > 0 else jnp.ones_like(values)
+    local = vectors * scale[:, None] * (sign * powers)[components]
+    # At random, as the graph does not say how components lie to each other; with room for all.
+    place_key = jax.random.fold_in(key, 1)
+
+    @jax.vmap
+    def draw(part):
+        return jax.random.normal(jax.random.fold_in(place_key, part), (c,), local.dtype)
+
+    room = (jnp.max(components) + 1).astype(local.dtype) ** (1 / c)
+    return local + _APART * room * draw(jnp.arange(n_parts))[components]
 
 
 @eqx.filter_jit

@@ -298,15 +298,8 @@ def _of_complexity(p: Problem, platform: str) -> Stage:
         part = min(n, boxes._TILES_PER_CALL * boxes._SIZE)
         numbers = n * (3 * c + 13.0) + 4.0 * part * m
         found = Work(operations=_BOXES * n * m + 2 * (n / boxes._SIZE) ** 2)
-    elif (tree := _patch_tree(p, platform)) is not None:
-        inside = p._replace(d=c, k=m)
-        found = _blocks_work(inside, tree)
-        part = min(n, exact.CHUNK_FLOPS / (2.0 * tree.visited * (n >> tree.levels) * c))
-        numbers = n * (4.0 * c + 12) + part * (tree.candidates + 3.0 * m)
     else:
-        found = _search_work(n, c, m, p.class_sizes)
-        part = min(n, exact.CHUNK_FLOPS / (2.0 * n * (c + 8)))
-        numbers = _scan_numbers(n, c, p.class_sizes, exact.TILE_BYTES) + 4.0 * part * m
+        found, numbers = _found_patches(p, c, platform)
     work = work._replace(
         flops=found.flops,
         streamed=found.streamed,
@@ -315,11 +308,29 @@ def _of_complexity(p: Problem, platform: str) -> Stage:
     return _stage("complexity", numbers + scoring, float(n), work)
 
 
-def _patch_tree(p: Problem, platform: str) -> "approximate._Plan | None":
-    """The tree of the search for patches, where it is by blocks."""
-    if p.class_sizes or not patches_by_blocks(p.n, platform):
-        return None
-    return approximate._plan(p.n, p.m - 1)
+def _found_patches(p: Problem, c: int, platform: str) -> tuple[Work, float]:
+    """Work and numbers of the search for patches: large groups by blocks, the others exactly."""
+    n, m = p.n, p.m
+    sizes = p.class_sizes or (n,)
+    by_blocks = [size for size in sizes if patches_by_blocks(size, platform)]
+    trees = {size: approximate._plan(size, m - 1) for size in set(by_blocks)}
+    rest = [size for size in sizes if trees.get(size) is None]
+    found, held, part = Work(), 0.0, 0.0
+    for size in sizes:
+        tree = trees.get(size)
+        if tree is not None:
+            work = _blocks_work(p._replace(n=size, d=c, k=m), tree)
+            found = Work(*(a + b for a, b in zip(found, work, strict=True)))
+            held += size * (4.0 * c + 12)
+            rows = min(size, exact.CHUNK_FLOPS / (2.0 * tree.visited * (size >> tree.levels) * c))
+            part = max(part, rows * (tree.candidates + 3.0 * m))
+    if rest:
+        own, several = sum(rest), tuple(rest) if p.class_sizes else ()
+        work = _search_work(own, c, m, several)
+        found = Work(*(a + b for a, b in zip(found, work, strict=True)))
+        held += _scan_numbers(own, c, several, exact.TILE_BYTES)
+        part = max(part, 4.0 * m * min(own, exact.CHUNK_FLOPS / (2.0 * own * (c + 8))))
+    return found, held + part
 
 
 def _of_strata(p: Problem) -> Stage:

@@ -31,7 +31,8 @@ class Variant:
 
     - `labeled`: within classes, or within 20 strata of the manifold.
     - `manifold`: where patches are taken from: the "spectral" embedding in 16 dimensions as `rank`
-      makes it, or "converged" (60 rounds); UMAP's "embedding", or the mean rank over "5
+      makes it, or "converged" (60 rounds), or that of each class by itself, "of classes"; UMAP's
+      "embedding", or the mean rank over "5
       embeddings"; or the "features" themselves.
     - `strata`: those of "spectral" or of the "embedding"; None is the manifold's own.
     - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
@@ -76,6 +77,8 @@ class Variant:
             return np.mean(several, axis=0)
         if self.manifold == "spectral":
             return own(stages.spectral)
+        if self.manifold == "of classes":
+            return own(stages.of_classes)
         if self.manifold == "converged":
             return own(np.asarray(tp.spectral_embedding(stages.fuzzy_set, 16, tolerance=0)))
         return own(stages.points)
@@ -106,6 +109,17 @@ class _Stages:
         """That of `rank`, whatever the key."""
         options = tp.EmbeddingOptions(n_epochs=0)
         return np.asarray(tp.rank(self._features, 0.5, embedding=options).manifold)
+
+    @functools.cached_property
+    def of_classes(self) -> np.ndarray:
+        """As `spectral`, every class in coordinates of its own."""
+        found = np.zeros((self.n, 16), np.float32)
+        for group in np.unique(self.groups):
+            rows = np.flatnonzero(np.asarray(self.groups) == group)
+            graph = tp.knn_graph(self.points[rows], n_neighbors=15)
+            own = tp.fuzzy_simplicial_set(graph)
+            found[rows] = tp.spectral_embedding(own, 16, rounds=12, tolerance=0.01)
+        return found
 
     @functools.cached_property
     def fuzzy_set(self):
@@ -270,6 +284,7 @@ _CHANGES = {
     "no homology (codensity)": {"score": "codensity"},
     "no manifold (features)": {"manifold": "features"},
     "converged": {"manifold": "converged"},
+    "manifolds of classes": {"manifold": "of classes"},
     "converged, strata of UMAP's embedding": {"manifold": "converged", "strata": "embedding"},
     "5 embeddings": {"manifold": "5 embeddings"},
     "H1": {"dims": (1,)},
