@@ -1,5 +1,7 @@
 """Features from models of every kind, batches of what is kept, and topological losses."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -405,6 +407,27 @@ def test_the_topological_loss_has_the_right_derivative(dims, rng, x64):
     x, z = (jnp.asarray(rng.normal(size=(9, d)), jnp.float64) for d in (4, 2))
     loss = jax.jit(lambda z, x: topological_loss(z, x, dims=dims))
     check_grads(loss, (z, x), order=1, modes=["rev"])
+
+
+def test_losses_without_a_host_call_are_the_same(rng):
+    x, z = (jnp.asarray(rng.normal(size=(12, d)), jnp.float32) for d in (4, 2))
+    losses = {
+        "loss": lambda z, where: topological_loss(z, x, dims=(0, 1), reduction=where),
+        "regularizer": lambda z, where: persistence_regularizer(
+            z, dims=(0, 1), subset_size=9, reduction=where, key=jax.random.key(0)
+        ),
+    }
+    for loss in losses.values():
+        (host, slope), (device, same) = (
+            jax.value_and_grad(functools.partial(loss, where=where))(z)
+            for where in ("host", "device")
+        )
+        assert float(host) == float(device) > 0
+        np.testing.assert_array_equal(slope, same)
+        program = str(jax.make_jaxpr(functools.partial(loss, where="device"))(z))
+        assert "pure_callback" not in program
+    with pytest.raises(ValueError, match="64"):
+        topological_loss(np.zeros((65, 2)), np.ones((65, 2)), dims=(1,), reduction="device")
 
 
 def test_total_persistence_per_point(rng, x64):

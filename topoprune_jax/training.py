@@ -522,7 +522,11 @@ class KeptSource:
 
 
 def topological_loss(
-    latents: ArrayInput, reference: ArrayInput, *, dims: Sequence[int] = (0,)
+    latents: ArrayInput,
+    reference: ArrayInput,
+    *,
+    dims: Sequence[int] = (0,),
+    reduction: str = "host",
 ) -> Float[Array, ""]:
     r"""How much the edges that make a batch's topology differ in length between two spaces.
 
@@ -548,12 +552,14 @@ def topological_loss(
     - `reference`: `(n, d)`, the same samples in the space whose topology is to be kept: the inputs,
       or the features of a larger model. Flatten images first.
     - `dims`: homology dimensions, out of 0, 1 and 2.
+    - `reduction`: where loops are found, `"host"` or `"device"` (batches of at most 64 points), see
+      `vietoris_rips`.
 
     **Returns:** a scalar; 0 where all those lengths agree. NaN under a transformation if either
     holds NaN or infinity.
 
     **Raises:** TypeError or ValueError for arguments that are no finite 2-D arrays of one number of
-    rows, and for `dims` out of range.
+    rows, and for `dims` or `reduction` out of range.
 
     !!! example
 
@@ -573,7 +579,7 @@ def topological_loss(
         )
     loss = jnp.zeros((), latents.dtype)
     for points in (reference, latents):
-        generators = rips_generators(points, dims=dims)
+        generators = rips_generators(points, dims=dims, reduction=reduction)
         there = diagram_from_generators(reference, generators)
         here = diagram_from_generators(latents, generators)
         finite = here.is_finite
@@ -588,6 +594,7 @@ def persistence_regularizer(
     dims: Sequence[int] = (0,),
     power: float = 1.0,
     subset_size: int | None = None,
+    reduction: str = "host",
     key: Key | None = None,
 ) -> Float[Array, ""]:
     r"""The total persistence of a batch, or of a random subset of it, per point.
@@ -614,6 +621,8 @@ def persistence_regularizer(
     - `dims`: homology dimensions, out of 0, 1 and 2.
     - `power`: p > 0.
     - `subset_size`: m, from 1 to n; by default all points.
+    - `reduction`: where loops are found, `"host"` or `"device"` (m of at most 64), see
+      `vietoris_rips`.
     - `key`: typed PRNG key, required for a subset: another one each step.
 
     **Returns:** a scalar; NaN under a transformation if there is NaN or infinity.
@@ -640,5 +649,5 @@ def persistence_regularizer(
                 "Pass `key=jax.random.fold_in(key, step)`."
             )
         latents = latents[jax.random.permutation(checks.check_key(key), n)[:subset_size]]
-    diagram = vietoris_rips(latents, dims=dims)
+    diagram = vietoris_rips(latents, dims=dims, reduction=reduction)
     return total_persistence(diagram, power=power) / latents.shape[0]
