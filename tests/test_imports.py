@@ -36,9 +36,10 @@ ROWS = [
     {"_rank", "baselines"},
     {"_ranking_files"},
     {"_views"},
-    {"interop", "io", "plot", "training", "_provenance", "stability"},
-    {"report"},
-    {"data", "demo"},
+    {"_extraction", "interop", "io", "plot", "_provenance", "stability"},
+    {"_image_data", "report", "training"},
+    {"_image_building", "demo"},
+    {"data"},
     {"cli"},
     {"__main__"},
 ]
