@@ -164,26 +164,63 @@ def overlap(runs):
     return "\n\n".join(parts)
 
 
-def draw(runs, path):
-    """Accuracy against the ratio, a line for each method."""
+def draw(path, curves, x_label, y_label):
+    """A line for each method: `curves` has means and spreads by place on the x axis."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for (method,), made in groups(runs, "method").items():
-        by_ratio = groups(made, "ratio")
-        ratios = sorted(ratio for (ratio,) in by_ratio)
-        values = [[100 * r["outcome"]["last"] for r in by_ratio[(ratio,)]] for ratio in ratios]
-        means = [statistics.mean(v) for v in values]
-        spreads = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
+    for method, values in curves.items():
+        places = sorted(values)
+        means = [statistics.mean(values[place]) for place in places]
+        spreads = [
+            statistics.stdev(values[place]) if len(values[place]) > 1 else 0 for place in places
+        ]
         style = {"linewidth": 2.5} if method in OURS else {"linewidth": 1, "alpha": 0.8}
-        axes.errorbar([100 * r for r in ratios], means, spreads, label=method, capsize=2, **style)
-    axes.set_xlabel("removed, %")
-    axes.set_ylabel("accuracy, %")
+        axes.errorbar(places, means, spreads, label=method, capsize=2, **style)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def curves(runs, place, value):
+    """Values of every method by their place."""
+    found = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        found[run["settings"]["method"]][place(run)].append(value(run))
+    return found
+
+
+def draw_all():
+    """Accuracy against the ratio, of those networks that have several; overlap against noise."""
+    runs = read("accuracy_validation")
+    for network, source in groups(runs, "network", "features"):
+        own = [r for r in seen_by(runs, source) if r["settings"]["network"] == network]
+        if source and len(groups(own, "ratio")) > 1:
+            draw(
+                RESULTS / f"accuracy_{network}_{Path(source).stem}.png",
+                curves(
+                    own,
+                    lambda run: 100 * run["settings"]["ratio"],
+                    lambda run: 100 * run["outcome"]["last"],
+                ),
+                "removed, %",
+                "accuracy, %",
+            )
+    noisy = [run for run in read("overlap") if run["settings"]["noise"] > 0]
+    for (source,), own in groups(noisy, "features").items():
+        draw(
+            RESULTS / f"overlap_{Path(source).stem}.png",
+            curves(
+                own, lambda run: run["settings"]["noise"], lambda run: run["outcome"]["jaccard"]
+            ),
+            "noise, in standard deviations of each feature",
+            "Jaccard index with what is kept of clean features",
+        )
 
 
 TABLES = {
@@ -209,11 +246,7 @@ def main():
         else:
             put_into_readme(name, text, check=arguments.check)
     if arguments.figures:
-        runs = read("accuracy_validation")
-        for network, source in groups(runs, "network", "features"):
-            if source:
-                own = [r for r in seen_by(runs, source) if r["settings"]["network"] == network]
-                draw(own, RESULTS / f"accuracy_{network}_{Path(source).stem}.png")
+        draw_all()
 
 
 if __name__ == "__main__":
