@@ -78,6 +78,9 @@ def test_every_component_has_its_own_dense_eigenmap(rng, time):
     parts = np.asarray(tp.connected_components(fuzzy_set))
     options = {"diffusion_time": time, "by_component": True}
     z = np.asarray(tp.spectral_embedding(fuzzy_set, 10, **options))
+    middles = np.stack([z[parts == part].mean(axis=0) for part in range(4)])
+    apart = np.linalg.norm(middles[:, None] - middles[None], axis=2) + np.diag(np.full(4, np.inf))
+    assert apart.min() > 10  # a component's own coordinates have a variance of 1
     for part in range(4):
         rows = parts == part
         own, weights = matrix[np.ix_(rows, rows)], degrees[rows] / degrees[rows].sum()

@@ -82,7 +82,8 @@ def patch_of(
 ) -> Int[np.ndarray, " m"]:
     """`sample` and its `patch_size` - 1 nearest points, of its own class where `codes` are given.
 
-    The patch whose persistence `structural_complexity` measures; ties go by index.
+    The patch whose persistence `structural_complexity` measures; ties go by index. Of a connected
+    component of fewer samples `rank` measures these alone, which are the first ones here.
     """
     among = np.arange(len(manifold)) if codes is None else np.flatnonzero(codes == codes[sample])
     among = among[among != sample]

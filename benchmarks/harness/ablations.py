@@ -32,8 +32,7 @@ class Variant:
     - `labeled`: within classes, or within 20 strata of the manifold.
     - `manifold`: where patches are taken from: the "spectral" embedding in 16 dimensions as `rank`
       makes it, or "converged" (60 rounds), or that of each class by itself, "of classes"; UMAP's
-      "embedding", or the mean rank over "5
-      embeddings"; or the "features" themselves.
+      "embedding", or the mean rank over "5 embeddings"; or the "features" themselves.
     - `strata`: those of "spectral" or of the "embedding"; None is the manifold's own.
     - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
       (mean distance to the other points of the patch: no homology), "fuzzy filtration" (total H0
