@@ -9,6 +9,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+from harness.data import ARCHITECTURES
 from harness.methods import METHODS, PARTS
 from write_tables import HERE, put_into_readme, table
 
@@ -164,6 +165,38 @@ def overlap(runs):
     return "\n\n".join(parts)
 
 
+def transfer(runs):
+    """Trained networks down: selected by features of their own family, and of the other one."""
+    rows = []
+    for (method, network, ratio), made in groups(runs, "method", "network", "ratio").items():
+        own = [r for r in made if ARCHITECTURES.get(r["settings"]["features"]) == network]
+        other = [
+            r for r in made if ARCHITECTURES.get(r["settings"]["features"]) not in (network, None)
+        ]
+        if own and other:
+            row = [f"**{method}**" if method in OURS else method, network, f"{100 * ratio:g}"]
+            row += [points(run["outcome"]["last"] for run in several) for several in (own, other)]
+            rows.append([*row, points(paired(other, own))])
+    header = ["method", "trained", "removed, %", "features of its family", "of the other"]
+    return table([*header, "difference, paired"], sorted(rows)) or "Not measured."
+
+
+def homology(runs):
+    """Distance of the kept set's loops from the whole's, beside that of two draws of the whole."""
+    rows = []
+    for (source, method), (run,) in groups(runs, "features", "method").items():
+        kept, whole = run["outcome"]["kept"], run["outcome"]["whole"]
+        texts = [
+            f"{statistics.mean(several):.3f} ± {statistics.stdev(several):.3f}"
+            for several in (kept, whole)
+        ]
+        ratio = statistics.mean(kept) / statistics.mean(whole)
+        name = f"**{method}**" if method in OURS else method
+        rows.append((source, ratio, [name, source, *texts, f"{ratio:.2f}"]))
+    header = ["method", "features", "kept to whole", "whole to whole", "ratio"]
+    return table(header, [row for *_, row in sorted(rows)]) or "Not measured."
+
+
 def draw(path, curves, x_label, y_label):
     """A line for each method: `curves` has means and spreads by place on the x axis."""
     import matplotlib
@@ -227,7 +260,11 @@ TABLES = {
     "accuracy on validation images": ("accuracy_validation", accuracy),
     "accuracy on test images": ("accuracy_test", accuracy),
     "deciding test": ("deciding", deciding),
+    "transfer": ("accuracy_validation", transfer),
+    "label noise": ("label_noise", accuracy),
+    "imbalance": ("imbalance", accuracy),
     "overlap": ("overlap", overlap),
+    "homology": ("homology", homology),
     "probe": ("probe_validation", accuracy),
     "probe on test rows": ("probe_test", accuracy),
 }

@@ -26,6 +26,7 @@ import sys
 
 import numpy as np
 from harness.data import (
+    ARCHITECTURES,
     imbalanced,
     matched,
     noisy,
@@ -52,8 +53,6 @@ from topoprune_jax._provenance import provenance
 from topoprune_jax._select import kept_count
 
 NOISES = [0.05, 0.1, 0.25, 0.5, 1.0]
-# Of the same family as the network that made the features, and of the other.
-ARCHITECTURES = {"netA": "vgg-small", "netB": "resnet-small"}
 _SUBSAMPLE, _N_SUBSAMPLES = 256, 10
 
 

@@ -57,6 +57,31 @@ def test_a_run_is_written_once_and_found_again(tmp_path, frozen):
     assert "| moderate | yes |" in table
 
 
+def test_the_table_of_transfer_pairs_runs_by_training_seed():
+    def run(features, seed, last):
+        settings = {"method": "topoprune", "network": "resnet-small", "ratio": 0.9}
+        settings |= {"features": features, "training_seed": seed}
+        return {"settings": settings, "outcome": {"last": last}}
+
+    assert pruning_tables.transfer([run("netA", 0, 0.5)]) == "Not measured."
+    runs = [run("netB", 0, 0.70), run("netB", 1, 0.60), run("netA", 0, 0.69), run("netA", 1, 0.58)]
+    # Own: 70 and 60; of the other family: 69 and 58, which is 1 and 2 less.
+    wanted = "| **topoprune** | resnet-small | 90 | 65.0 ± 7.1 | 63.5 ± 7.8 | -1.5 ± 0.7 |"
+    assert pruning_tables.transfer(runs).splitlines()[-1] == wanted
+
+
+def test_the_table_of_loops_has_the_nearest_first():
+    def run(method, kept):
+        outcome = {"kept": kept, "whole": [1.0, 2.0]}
+        return {"settings": {"features": "netA", "method": method}, "outcome": outcome}
+
+    lines = pruning_tables.homology([run("zcore", [3.0, 6.0]), run("d2, label-free", [1.5, 1.5])])
+    assert lines.splitlines()[2:] == [
+        "| d2, label-free | netA | 1.500 ± 0.000 | 1.500 ± 0.707 | 1.00 |",
+        "| zcore | netA | 4.500 ± 2.121 | 1.500 ± 0.707 | 3.00 |",
+    ]
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path, capsys):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"settings": {"a": 1}, "outcome": {}, "how": {}}\n{"settings": {"a"')

@@ -15,6 +15,8 @@ from topoprune_jax.io import FileError, read_array
 
 VALIDATION = 0.1  # of the training samples
 _SPLIT_SEED = 20260
+# The networks of the harness that are of the same family as those that made the features.
+ARCHITECTURES = {"netA": "vgg-small", "netB": "resnet-small"}
 
 
 @dataclasses.dataclass(frozen=True)
