@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PEER = "umap-learn and gudhi"  # as bench_rank.py names it
 
 
 def load(name):
@@ -43,7 +44,7 @@ def digits():
 
 def rank():
     record = load("rank_50000x128.json")
-    kinds = list(record["warm_median_seconds"])
+    kinds = [kind for kind in record["warm_median_seconds"] if kind != PEER]
     stages = dict.fromkeys(
         stage for kind in reversed(kinds) for stage in record["warm_median_seconds"][kind]
     )
@@ -64,7 +65,20 @@ def rank():
         ]
     )
     text = table(["seconds", *kinds], rows)
-    return f"{text}\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
+    text += f"\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
+    return f"{text} {_peer(record, kinds[0])}" if PEER in record["warm_median_seconds"] else text
+
+
+def _peer(record, kind):
+    warm, first = record["warm_median_seconds"], record["first_call_seconds"]
+    parts = {name: _seconds(value) for name, value in warm[PEER].items()}
+    ratio = warm[PEER]["total"] / warm[kind]["total"]
+    ratio_first = first[PEER]["total"] / first[kind]["total"]
+    return (
+        f"In turn with it, umap-learn ({parts['umap-learn']} s) and the components of every "
+        f"sample's patch by gudhi's SimplexTree ({parts['gudhi']} s) took {parts['total']} s, "
+        f"{ratio:.1f} times as long as `rank` {kind}; the first calls, {ratio_first:.1f} times."
+    )
 
 
 def imports():
