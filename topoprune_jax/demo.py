@@ -6,12 +6,14 @@ Needs the extra `demo`. The classifier and its settings were fixed before any re
 import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from . import baselines
 from ._provenance import provenance
 from ._rank import Ranking, rank
 from ._types import Progress
@@ -24,7 +26,14 @@ AWARE = "topoprune_jax, with labels"
 FREE = "topoprune_jax, without labels"
 RANDOM = "random"
 BALANCED = "class-balanced random"
-METHODS = (AWARE, FREE, BALANCED, RANDOM, FULL)
+# Of the field's methods that need features alone, by the names that the demo shows.
+PEERS: dict[str, Callable[..., baselines.Pruning]] = {
+    "herding, with labels": baselines.herding,
+    "moderate, with labels": baselines.moderate,
+    "k-center, without labels": baselines.k_center_greedy,
+    "d2, without labels": baselines.d2,
+}
+METHODS = (AWARE, FREE, *PEERS, BALANCED, RANDOM, FULL)
 
 _TEST_FRACTION = 1 / 3
 _HIDDEN_UNITS = 64
@@ -46,6 +55,7 @@ class Comparison:
     n_train: int
     n_kept: int
     n_test: int
+    betas: tuple[float, ...] = ()  # that `rank` chose without labels, by seed
 
     def mean(self, method: str) -> float:
         """Mean accuracy over the seeds."""
@@ -130,13 +140,15 @@ def run_demo(
     runs: list[dict[str, float]] = []
     rankings: list[Ranking] = []
     training_rows: list[np.ndarray] = []
+    betas: list[float] = []
     for seed in seeds:
         train, test = _split(labels, seed)
         aware, free = (
             rank(points[train], ratio, labels=given, key=jax.random.key(seed), progress=progress)
             for given in (labels[train], None)
         )
-        chosen = _choices(labels[train], aware, free, seed)
+        betas.append(float(free.beta))
+        chosen = _choices(points[train], labels[train], aware, free, seed, ratio)
         runs.append({})
         for done, (method, rows) in enumerate(chosen.items()):
             if progress is not None:
@@ -154,6 +166,7 @@ def run_demo(
         n_train=len(training_rows[0]),
         n_kept=len(rankings[0].kept),
         n_test=len(labels) - len(training_rows[0]),
+        betas=tuple(betas),
     )
     picture, report, table, results = (
         folder / f"digits.{kind}" for kind in ("png", "html", "csv", "json")
@@ -194,13 +207,25 @@ def _split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(train), np.asarray(test)
 
 
-def _choices(labels: np.ndarray, aware: Ranking, free: Ranking, seed: int) -> dict[str, np.ndarray]:
+def _choices(
+    points: np.ndarray, labels: np.ndarray, aware: Ranking, free: Ranking, seed: int, ratio: float
+) -> dict[str, np.ndarray]:
     """The training rows that each method keeps: equally many, and all rows for reference."""
     rng = np.random.default_rng(seed)
     n_kept = len(aware.kept)
+    peers = {
+        name: method(
+            points,
+            ratio,
+            labels=labels if name.endswith("with labels") else None,
+            key=jax.random.key(seed),
+        )
+        for name, method in PEERS.items()
+    }
     return {
         AWARE: np.asarray(aware.kept),
         FREE: np.asarray(free.kept),
+        **{name: np.asarray(ranking.kept) for name, ranking in peers.items()},
         BALANCED: _balanced(labels, n_kept, rng),
         RANDOM: rng.permutation(len(labels))[:n_kept],
         FULL: np.arange(len(labels)),
@@ -286,6 +311,7 @@ def _write_results(
         "classifier": f"MLPClassifier, {_HIDDEN_UNITS} hidden units, {_EPOCHS} epochs, "
         f"batches of {_BATCH_SIZE}",
         "seeds": list(comparison.seeds),
+        "beta_without_labels": list(comparison.betas),
         "accuracy_percent": {
             method: values.tolist() for method, values in comparison.accuracies.items()
         },
