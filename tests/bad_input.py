@@ -311,6 +311,16 @@ OTHERS = {
         "ValueError",
         "`manifold` must be 'spectral' or 'embedding'; got umap",
     ),
+    "kept_count ratio": (
+        lambda: tp.kept_count(9, 1.5),
+        "ValueError",
+        "got 1.5. Pass 0.015 to remove 1.5 %.",
+    ),
+    "kept_count n": (
+        lambda: tp.kept_count(0, 0.5),
+        "ValueError",
+        "`n` must be at least 1; got n=0",
+    ),
     "plan manifold": (
         lambda: tp.plan(9, 2, manifold=3),
         "ValueError",

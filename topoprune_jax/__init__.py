@@ -37,6 +37,7 @@ from ._results import RESULTS as RESULTS
 from ._score import structural_complexity as structural_complexity
 from ._select import Selection as Selection
 from ._select import class_agreement as class_agreement
+from ._select import kept_count as kept_count
 from ._select import select as select
 from ._spectral import principal_components as principal_components
 from ._spectral import spectral_embedding as spectral_embedding

@@ -98,7 +98,7 @@ def compare_rankings(
 ) -> RankingComparison:
     r"""How much two rankings of the same n samples agree.
 
-    At a ratio both keep the first m = max(1, round((1 - ratio) n)) of their order, the sets A and
+    At a ratio both keep the first m = `kept_count(n, ratio)` of their order, the sets A and
     B. They share |A ∩ B| / m of what they keep, against m / n by chance, and their Jaccard index is
     |A ∩ B| / |A ∪ B|. With p_i and q_i the places of sample i in the two orders, the correlation
     is Spearman's,
@@ -134,7 +134,7 @@ def compare_rankings(
     if (scores_a is None) != (scores_b is None):
         missing = "scores_a" if scores_a is None else "scores_b"
         checks.refuse(f"`{missing}` must be given too; got the scores of one ranking only.")
-    counts = [kept_count(n, checks.check_ratio(ratio)) for ratio in ratios]
+    counts = [kept_count(n, ratio) for ratio in ratios]
     sizes = list(zip(counts, counts, strict=True))
     for pair in n_kept:
         hint = "It is how many of the samples are kept."

@@ -131,7 +131,7 @@ def rank(
       the features in their order; or an iterator of batches. What is on disk is read a slab at a
       time and held once, as float32.
     - `ratio`: the fraction REMOVED, 0 <= ratio < 1; 0.9 keeps a tenth:
-      m = max(1, round((1 - ratio) n)).
+      m = max(1, round((1 - ratio) n)), halves up (`kept_count`).
     - `labels`: (n,) classes, integers or strings. With labels the selection is better for training
       a classifier, and balanced as the data are.
     - `n_neighbors`: k of the graphs, at least 1; at most n - 1 are used.

@@ -23,7 +23,7 @@ class Pruning(eqx.Module):
 
     - `scores`: (n,) the method's own score; its docstring says which end is kept.
     - `order`: (n,) int32, every sample once, the best to keep first.
-    - `kept`: (m,) int32, the first m of `order`, m = max(1, round((1 - ratio) n)).
+    - `kept`: (m,) int32, the first m of `order`, m = `kept_count(n, ratio)`.
     - `removed`: (n - m,) int32, the rest of `order`.
     """
 
@@ -39,7 +39,7 @@ def checked(
     """Points, the number kept, class codes where there are labels, and the key."""
     points = checks.check_points(features, name="features")
     n = points.shape[0]
-    n_kept = kept_count(n, checks.check_ratio(ratio))
+    n_kept = kept_count(n, ratio)
     codes = None if labels is None else checks.check_labels(labels, n)
     return points, n_kept, codes, default_key(key)
 

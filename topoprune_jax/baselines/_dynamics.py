@@ -185,7 +185,7 @@ def _checked(
         n_epochs, n, n_classes = values.shape
         flat = checks.check_points(values.reshape(n_epochs * n, n_classes), name="logits")
         values = flat.reshape(n_epochs, n, n_classes)
-    n_kept = kept_count(values.shape[1], checks.check_ratio(ratio))
+    n_kept = kept_count(values.shape[1], ratio)
     default_key(key)
     return jnp.asarray(values), _targets(labels, values.shape[1], values.shape[2]), n_kept
 
