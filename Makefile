@@ -18,6 +18,10 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+.venv/.interop: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[interop]'
+	touch $@
+
 .venv/.docs: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@
@@ -28,7 +32,7 @@ demo: .venv/.demo
 test: .venv/.dev lint
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-all: .venv/.dev lint
+test-all: .venv/.dev .venv/.interop lint
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Stops at any warning; the pages are in site/.

@@ -9,6 +9,9 @@ import statistics
 import sys
 from pathlib import Path
 
+from pruning_tables import groups, points, read, seen_by
+from write_tables import table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PEER = "umap-learn and gudhi"  # as bench_rank.py names it
@@ -16,11 +19,6 @@ PEER = "umap-learn and gudhi"  # as bench_rank.py names it
 
 def load(name):
     return json.loads((RESULTS / name).read_text())
-
-
-def table(header, rows):
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def digits():
@@ -44,6 +42,55 @@ def digits():
         f"{table(header, rows)}\n\nWithout labels `rank` chose beta = 0 in {betas.count(0)} of "
         f"{len(betas)} splits: there coverage alone decided, and the scores had no part."
     )
+
+
+SHOWN = {
+    "topoprune": "**`rank` with labels**",
+    "topoprune, label-free": "**`rank` without labels**",
+    "ccs with AUM": "ccs with AUM (needs logits of a training)",
+}
+CIFAR = (
+    "topoprune",
+    "topoprune, label-free",
+    "ccs with AUM",
+    "herding",
+    "d2, label-free",
+    "zcore",
+    "k-center, label-free",
+    "class-balanced random",
+    "random",
+)
+
+
+def cifar():
+    """Accuracies of one network, on validation and on test images, by the features."""
+    columns, seconds = {}, {}
+    for name in ("validation", "test"):
+        runs = [
+            run
+            for run in read(f"accuracy_{name}")
+            if (run["settings"]["network"], run["settings"]["ratio"]) == ("resnet-small", 0.9)
+        ]
+        for source in ("netA", "netB"):
+            own = groups(seen_by(runs, source), "method")
+            columns[f"{source}, {name}"] = {
+                method: [run["outcome"]["last"] for run in own.get((method,), [])]
+                for method in CIFAR
+            }
+            for method in CIFAR:
+                made = own.get((method,), [])
+                seconds.setdefault(method, []).extend(
+                    run["outcome"]["selection_seconds"] for run in made
+                )
+    rows = [
+        [
+            SHOWN.get(method, method),
+            *(points(column[method]) for column in columns.values()),
+            f"{statistics.median(seconds[method]):.0f}",
+        ]
+        for method in CIFAR
+    ]
+    return table(["kept by", *columns, "selection, s"], rows)
 
 
 def rank():
@@ -75,13 +122,15 @@ def rank():
 
 def _peer(record, kind):
     warm, first = record["warm_median_seconds"], record["first_call_seconds"]
-    parts = {name: _seconds(value) for name, value in warm[PEER].items()}
-    ratio = warm[PEER]["total"] / warm[kind]["total"]
-    ratio_first = first[PEER]["total"] / first[kind]["total"]
+    mine, theirs = warm[kind]["total"], warm[PEER]
+    fastest = theirs["total"] - theirs["gudhi SimplexTree"] + theirs["gudhi RipsPersistence"]
     return (
-        f"In turn with it, umap-learn ({parts['umap-learn']} s) and the components of every "
-        f"sample's patch by gudhi's SimplexTree ({parts['gudhi']} s) took {parts['total']} s, "
-        f"{ratio:.1f} times as long as `rank` {kind}; the first calls, {ratio_first:.1f} times."
+        f"In turn with it, umap-learn ({_seconds(theirs['umap-learn'])} s) and the components of "
+        f"every sample's patch by gudhi's SimplexTree ({_seconds(theirs['gudhi SimplexTree'])} s) "
+        f"took {_seconds(theirs['total'])} s, {theirs['total'] / mine:.1f} times as long as `rank` "
+        f"{kind}; with gudhi's RipsPersistence ({_seconds(theirs['gudhi RipsPersistence'])} s) "
+        f"{fastest / mine:.1f} times; the first calls, "
+        f"{first[PEER]['total'] / first[kind]['total']:.1f} times."
     )
 
 
@@ -101,7 +150,7 @@ def _seconds(value):
 def main():
     path = ROOT / "README.md"
     old = new = path.read_text()
-    for name, make in {"digits": digits, "rank": rank, "import": imports}.items():
+    for name, make in {"digits": digits, "cifar": cifar, "rank": rank, "import": imports}.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(pattern, new, re.S):
             sys.exit(f"README.md has no place for the table '{name}'.")

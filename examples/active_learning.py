@@ -1,6 +1,6 @@
 """Picks what to label: without any label, `rank` orders the images, and the first ones are labeled.
 
-    pip install 'topoprune-jax[demo]'
+    pip install '.[demo]'  # in a checkout
     python examples/active_learning.py [--seeds 3] [--budgets 20 40 80 160]
 
 scikit-learn's digits, a third held out. The labels of the training images are hidden until they are

@@ -1,6 +1,6 @@
 r"""Adds the loss of topological autoencoders to an Equinox autoencoder, and measures what it does.
 
-    pip install 'topoprune-jax[demo]'
+    pip install '.[demo]'  # in a checkout
     python examples/equinox_topological_loss.py [--steps 1500] [--seeds 3]
 
 scikit-learn's digits, a third held out, pass through two latent coordinates. Each seed trains twice

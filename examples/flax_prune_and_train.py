@@ -1,6 +1,6 @@
 """Trains a Flax network, removes 90 % of its data by its own features, and trains anew on the rest.
 
-    pip install 'topoprune-jax[flax,demo]'
+    pip install '.[flax,demo]'  # in a checkout
     python examples/flax_prune_and_train.py [--ratio 0.9] [--seeds 3] [--steps 1500]
 
 scikit-learn's digits, a third held out. For each seed a small network is trained on all training

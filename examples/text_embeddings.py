@@ -1,6 +1,6 @@
 """Ranks sentence embeddings: your own `.npy` or `.npz`, or those of real text that is here already.
 
-    pip install 'topoprune-jax[demo]'
+    pip install '.[demo]'  # in a checkout
     python examples/text_embeddings.py embeddings.npy [--labels labels.npy] [--ratio 0.9]
     python examples/text_embeddings.py
 

@@ -1,6 +1,6 @@
 r"""Keeps a circle's loop through a bottleneck that is pulled flat, by a loss on persistence.
 
-    pip install 'topoprune-jax[flax,plot]'
+    pip install '.[flax,plot]'  # in a checkout
     python examples/topological_autoencoder.py [--out picture.png] [--steps 1000]
 
 Points of a noisy circle in 20 dimensions pass through two latent coordinates, of which the second

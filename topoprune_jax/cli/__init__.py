@@ -36,7 +36,8 @@ def _commands(context: click.Context) -> None:
     """Choose which samples to keep when you train on a fraction of your data.
 
     Topological data pruning: samples are ranked by how well they cover the manifold of the
-    features, weighted by how simple their neighborhood is.
+    features, weighted by how complex their neighborhood is: with labels complex regions of each
+    class come first, without labels simple ones as far as the data allow.
 
     \b
     topoprune demo                                          see it work, no data needed
