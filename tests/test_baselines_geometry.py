@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from topoprune_jax.baselines import _kmeans
+from topoprune_jax.baselines import _common, _kmeans
 from topoprune_jax.baselines._common import unit_rows
 from topoprune_jax.baselines._greedy import most_picks
 from topoprune_jax.baselines._herding import herding
@@ -156,6 +156,15 @@ def test_rejects_bad_arguments(method, rng):
         method(points, 0.5, labels=np.zeros(3, int))
     with pytest.raises(TypeError, match="`key` must be a typed PRNG key"):
         apply(method, points, 0.5, key=0)
+
+
+@pytest.mark.parametrize("method", [herding, k_center_greedy])
+def test_a_second_call_with_labels_compiles_nothing(method, key):
+    points, labels = np.zeros((30, 2)), np.arange(30) % 3
+    method(points, 0.5, labels=labels, key=key)
+    compiled = _common._mapped._cache_size()
+    method(points + 1, 0.5, labels=labels, key=key)
+    assert _common._mapped._cache_size() == compiled
 
 
 # Random.

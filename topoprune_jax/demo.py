@@ -148,7 +148,11 @@ def run_demo(
             for given in (labels[train], None)
         )
         betas.append(float(free.beta))
+        if progress is not None:
+            progress("other methods", 0, 1)
         chosen = _choices(points[train], labels[train], aware, free, seed, ratio)
+        if progress is not None:
+            progress("other methods", 1, 1)
         runs.append({})
         for done, (method, rows) in enumerate(chosen.items()):
             if progress is not None:

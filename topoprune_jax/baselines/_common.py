@@ -1,11 +1,10 @@
 """What all baselines share: the result, the checks, and the shares of the classes."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int
 
 from .. import _checks as checks
@@ -61,7 +60,7 @@ def by_class(order: Int[Array, " n"], codes: Int[Array, " n"] | None) -> Int[Arr
 
 
 def in_each_class(
-    function: Callable[..., tuple[Float[Array, " w"], Int[Array, " w"]]],
+    function: Partial,
     points: Float[Array, "n d"],
     codes: Int[Array, " n"] | None,
     *,
@@ -72,12 +71,13 @@ def in_each_class(
     `function(points (w, d), valid (w,), key)` returns (scores (w,), order (w,)) of the rows, of
     which those that are not valid are padding: they may hold anything and must come last in the
     order. All classes are padded to the size of the largest, and looked at one after the other.
+    It is a `jax.tree_util.Partial` of a function of a module, which is compiled once for a shape.
     """
     n = points.shape[0]
     if codes is None:
         return function(points, jnp.ones(n, bool), key)
     members, valid = class_rows(codes)
-    return _mapped(jax.tree_util.Partial(function), points, codes, members, valid, key)
+    return _mapped(function, points, codes, members, valid, key)
 
 
 @jax.jit
