@@ -54,6 +54,15 @@ def test_small_classes_have_small_patches():
     assert scores.tolist() == [2, 2, 2, 0, 0]
 
 
+@pytest.mark.parametrize("dims", [(0,), (0, 1)])
+def test_displacement_of_a_small_class_is_that_of_its_points_alone(rng, dims):
+    few = rng.normal(size=(6, 2)).astype(np.float32)
+    points = np.concatenate([few, 50 + rng.normal(size=(40, 2)).astype(np.float32)])
+    given = {"patch_size": 16, "method": "displacement", "dims": dims}
+    within = tp.structural_complexity(points, labels=[0] * 6 + [1] * 40, **given)
+    np.testing.assert_allclose(within[:6], tp.structural_complexity(few, **given), rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["total_persistence", "displacement"])
 def test_equal_points_have_complexity_0(method):
     scores = tp.structural_complexity(np.ones((20, 2)), patch_size=8, method=method)

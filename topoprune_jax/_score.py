@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from . import _checks as checks
 from ._diagram import check_dims
@@ -204,16 +204,19 @@ def _scores(
         diagram = vietoris_rips(patch, dims=dims, reduction=reduction)
         return total_persistence(diagram, power=exponent)
 
-    def displacement(patch: Float[Array, "m c"]) -> Any:
+    def displacement(patch: Float[Array, "m c"], itself: Bool[Array, " m"]) -> Any:
         # The flow is linear in the scale of the patch, whose squares might overflow.
         patch, scale = rescale(patch)
-        pull = jax.grad(lambda z: persistence(z, 2.0))
+        # Copies stay with the point: what pulls at them pulls at it, and they travel nowhere.
+        pull = jax.grad(lambda z: persistence(jnp.where(itself[:, None], z[:1], z), 2.0))
         moved = lax.fori_loop(0, n_steps, lambda _, z: z - step_size * pull(z), patch)
         return jnp.sum(norm(moved - patch)) * scale
 
     def score(indices: Int[Array, " m"]) -> Any:
         patch = points[indices]
-        return persistence(patch, power) if method == "total_persistence" else displacement(patch)
+        if method == "total_persistence":
+            return persistence(patch, power)
+        return displacement(patch, indices == indices[0])
 
     rows, m = patches.shape
     batch = max(1, min(batch, rows, (1 << 22) // m**2))
