@@ -772,6 +772,26 @@ OTHERS = {
         "TypeError",
         "`betas` must be a list of numbers; got 2.0",
     ),
+    "choose_beta large beta": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas=[100.0]),
+        "ValueError",
+        "`betas` must be between 0 and 50; got betas=100",
+    ),
+    "choose_beta large beta of strata": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, strata=SCORES, betas=[100.0]),
+        "ValueError",
+        "`betas` must be between 0 and 50; got betas=100",
+    ),
+    "choose_beta ratio of strata": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, strata=SCORES, ratio=1.5),
+        "ValueError",
+        r"`ratio` is the fraction .* in \[0, 1\); got 1.5",
+    ),
+    "choose_beta ratio text of strata": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, strata=SCORES, ratio="0.9"),
+        "TypeError",
+        "`ratio` must be a number; got '0.9'",
+    ),
     "choose_beta labels": (
         lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES[:3]),
         "ValueError",

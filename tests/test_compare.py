@@ -63,6 +63,13 @@ def test_laws(rng):
     assert compare_rankings(renamed[a], renamed[b]).overlaps == one.overlaps
 
 
+def test_arrays_are_lists_too():
+    given = {"ratios": [0.25, 0.5], "n_kept": [(1, 2), (3, 4)]}
+    plain = compare_rankings([0, 1, 2, 3], [1, 0, 3, 2], **given)
+    arrays = {name: np.asarray(values) for name, values in given.items()}
+    assert compare_rankings([0, 1, 2, 3], [1, 0, 3, 2], **arrays).overlaps == plain.overlaps
+
+
 def test_degenerate():
     one = compare_rankings([0], [0], scores_a=[1.0], scores_b=[2.0], labels=["a"])
     assert all(overlap.share == 1 for overlap in one.overlaps)
@@ -89,7 +96,10 @@ def test_degenerate():
         ),
         ({"order_a": [0], "order_b": [0], "labels": [1, 2]}, "`labels` must have shape"),
         ({"order_a": [0], "order_b": [0], "ratios": [90]}, "Pass 0.9 to remove 90 %"),
+        ({"order_a": [0], "order_b": [0], "ratios": 0.9}, r"`ratios` .* list of numbers; got 0.9"),
         ({"order_a": [0], "order_b": [0], "n_kept": [(1, 2)]}, "`n_kept` must be between 1 and 1"),
+        ({"order_a": [0], "order_b": [0], "n_kept": (1, 2)}, "`n_kept` .* pairs of counts; got 1"),
+        ({"order_a": [0], "order_b": [0], "n_kept": [(1, 1, 1)]}, r"got \(1, 1, 1\) in it"),
         ({"order_a": ["a"], "order_b": [0]}, "`order_a` must hold numbers"),
     ],
 )

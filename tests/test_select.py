@@ -250,6 +250,7 @@ def test_beta_is_the_largest_that_the_tolerance_allows(digits_manifold, toleranc
     allowed = [b for b, e in zip(betas, errors, strict=True) if e <= (1 + tolerance) * errors[-1]]
     given = {"labels": labels, "betas": betas[::-1], "tolerance": tolerance}
     assert float(tp.choose_beta(points, fuzzy_set, scores, **given)) == allowed[0]
+    given["betas"] = np.asarray(betas)
     traced = jax.jit(lambda points: tp.choose_beta(points, fuzzy_set, scores, **given))
     assert float(traced(points)) == allowed[0]
     # Neither scale nor place of the features matters.

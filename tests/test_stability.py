@@ -114,10 +114,11 @@ def test_noise_of_huge_and_of_zero_features_is_finite():
         ({"features": FEATURES * np.nan}, "`features` must be finite"),
         ({"n_repetitions": 0}, "`n_repetitions` must be at least 1"),
         ({"noise": (-0.1,)}, "`noise` must be between"),
+        ({"noise": 0.1}, r"`noise` must be a list of numbers; got 0\.1\. Pass .* as \[0\.1\]"),
     ],
 )
 def test_bad_input_is_one_sentence(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ranking_stability(
             **{"features": FEATURES, "ranking": FIRST, "rank_again": lambda x, key: FIRST}
             | {"key": KEY}

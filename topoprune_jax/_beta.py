@@ -1,6 +1,5 @@
 """How strongly complex samples can be avoided before what is kept stops standing for the rest."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ def choose_beta(
     *,
     labels: ArrayInput | None = None,
     strata: ArrayInput | None = None,
-    betas: Sequence[float] = (2.0, 1.0, 0.5, 0.25),
+    betas: ArrayInput = (2.0, 1.0, 0.5, 0.25),
     tolerance: float = 0.05,
     ratio: float = 0.9,
     progress: Progress | None = None,
@@ -57,7 +56,7 @@ def choose_beta(
 
     - `features`: (n, d), as the neighbors were found in; rows of unit length for angles.
     - `fuzzy_set`, `scores`, `labels`, `strata`: as for `select`. Labels or strata are needed.
-    - `betas`: those to try, besides 0.
+    - `betas`: those to try, besides 0; at most 50.
     - `tolerance`: by how much the disagreement may rise, as a fraction of that of pure coverage.
     - `ratio`: the fraction removed in the comparison.
     - `progress`: called with ("beta", done, total).
@@ -67,7 +66,7 @@ def choose_beta(
     **Returns:** one of `betas`, or 0.
 
     **Raises:** TypeError or ValueError with one sentence as `select` does, for a tolerance below 0,
-    no betas, and where there are neither labels nor strata.
+    no betas or one out of range, and where there are neither labels nor strata.
 
     Works under `jit` and `vmap`, where it cannot stop at the first beta that will do and takes as
     long as a `select` for each of them.
@@ -98,14 +97,14 @@ def choose_beta(
             "`choose_beta` compares classes or strata; got neither. Pass `labels`, or the "
             "`strata` of `kmeans_strata`."
         )
+    ratio = checks.check_ratio(ratio)
     tolerance = checks.check_number(tolerance, name="tolerance", low=0)
-    if not isinstance(betas, Sequence) or isinstance(betas, str):
-        raise TypeError(
-            f"`betas` must be a list of numbers; got {betas!r}. Pass one number as [2.0]."
-        )
-    several = sorted({checks.check_number(b, name="betas", low=0) for b in betas} - {0.0})[::-1]
+    listed = checks.check_list(betas, name="betas", hint="Pass one number as [2.0].")
+    limits = {"low": 0, "high": checks.LARGEST_BETA}
+    values = {checks.check_number(beta, name="betas", **limits) for beta in listed}
+    several = sorted(values - {0.0}, reverse=True)
     if not several:
-        raise ValueError(f"`betas` must hold a number above 0; got {betas!r}. Name some to try.")
+        raise ValueError(f"`betas` must hold a number above 0; got {listed}. Name some to try.")
     groups = strata if labels is None else labels
     codes = checks.check_labels(groups, n, name="labels" if labels is not None else "strata")
     key = checks.check_key(jax.random.key(0) if key is None else key)

@@ -4,6 +4,7 @@ Only shapes and types can be judged while JAX traces; values are looked at when 
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from jax.core import Tracer
 
 from ._types import Array, ArrayInput, Key
 
+LARGEST_BETA = 50.0  # its exponential is a weight
 _CHUNK_BYTES = 1 << 26
 
 
@@ -344,7 +346,16 @@ def check_beta(beta: Any) -> float | Array:
             return beta
         beta = float(beta)
     hint = "Its exponential is a weight."
-    return check_number(beta, name="beta", low=-50, high=50, hint=hint)
+    return check_number(beta, name="beta", low=-LARGEST_BETA, high=LARGEST_BETA, hint=hint)
+
+
+def check_list(values: Any, *, name: str, of: str = "numbers", hint: str) -> list[Any]:
+    """The entries of a sequence or an array, which are not looked at."""
+    if hasattr(values, "tolist") and not is_traced(values):
+        values = values.tolist()
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise TypeError(f"`{name}` must be a list of {of}; got {values!r}. {hint}")
+    return list(values)
 
 
 def check_path(path: Any, *, name: str, hint: str) -> Path:

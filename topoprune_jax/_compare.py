@@ -93,8 +93,8 @@ def compare_rankings(
     scores_a: ArrayInput | None = None,
     scores_b: ArrayInput | None = None,
     labels: ArrayInput | None = None,
-    ratios: Sequence[float] = RATIOS,
-    n_kept: Sequence[tuple[int, int]] = (),
+    ratios: ArrayInput = RATIOS,
+    n_kept: ArrayInput = (),
 ) -> RankingComparison:
     r"""How much two rankings of the same n samples agree.
 
@@ -134,11 +134,16 @@ def compare_rankings(
     if (scores_a is None) != (scores_b is None):
         missing = "scores_a" if scores_a is None else "scores_b"
         checks.refuse(f"`{missing}` must be given too; got the scores of one ranking only.")
-    counts = [kept_count(n, ratio) for ratio in ratios]
-    sizes = list(zip(counts, counts, strict=True))
-    for pair in n_kept:
-        hint = "It is how many of the samples are kept."
-        m_a, m_b = (checks.check_count(m, name="n_kept", low=1, high=n, hint=hint) for m in pair)
+    listed = checks.check_list(ratios, name="ratios", hint="Pass one number as [0.9].")
+    fractions = tuple(checks.check_ratio(ratio) for ratio in listed)
+    sizes = [(m, m) for m in (kept_count(n, ratio) for ratio in fractions)]
+    of, hint = "pairs of counts", "Pass one pair as [(10, 20)]."
+    for pair in checks.check_list(n_kept, name="n_kept", of=of, hint=hint):
+        both = checks.check_list(pair, name="n_kept", of=of, hint=hint)
+        if len(both) != 2:
+            checks.refuse(f"`n_kept` must be a list of {of}; got {pair!r} in it. {hint}")
+        note = "It is how many of the samples are kept."
+        m_a, m_b = (checks.check_count(m, name="n_kept", low=1, high=n, hint=note) for m in both)
         sizes.append((m_a, m_b))
     places_a, places_b = np.argsort(first), np.argsort(second)
     score_correlation = float("nan")
@@ -149,7 +154,7 @@ def compare_rankings(
         )
     return RankingComparison(
         n=n,
-        ratios=tuple(float(ratio) for ratio in ratios),
+        ratios=fractions,
         overlaps=_overlaps(places_a, places_b, sizes),
         order_correlation=_spearman(places_a, places_b),
         score_correlation=score_correlation,

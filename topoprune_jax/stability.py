@@ -1,6 +1,6 @@
 """How far a ranking depends on chance: on the seed and on noise in the features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -38,7 +38,7 @@ def ranking_stability(
     rank_again: Callable[[Any, Key], Ranking],
     *,
     n_repetitions: int = 3,
-    noise: Sequence[float] = (0.1, 0.25),
+    noise: ArrayInput = (0.1, 0.25),
     progress: Progress | None = None,
     key: Key,
 ) -> RankingStability:
@@ -93,7 +93,8 @@ def ranking_stability(
     q = checks.check_count(n_repetitions, name="n_repetitions", low=1)
     hint = "Pass the length of the noise as a fraction of the features' length, such as 0.1."
     levels = tuple(
-        checks.check_number(level, name="noise", low=1e-6, high=10, hint=hint) for level in noise
+        checks.check_number(level, name="noise", low=1e-6, high=10, hint=hint)
+        for level in checks.check_list(noise, name="noise", hint="Pass one number as [0.1].")
     )
     key = checks.check_key(key)
 
