@@ -106,6 +106,25 @@ def test_degenerate_points_are_finite(rng):
         assert bool(jnp.isfinite(tp.transform(same, new)).all())
 
 
+@pytest.mark.parametrize("scale", [2.0**70, 2.0**-80])
+def test_scale_changes_no_place(rng, scale):
+    points, z, new = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((300, 6), (300, 2), (20, 6))
+    )
+    plain = tp.transform(tp.ManifoldState(points, z), new)
+    scaled = tp.ManifoldState(points * np.float32(scale), z)
+    np.testing.assert_array_equal(tp.transform(scaled, new * np.float32(scale)), plain)
+
+
+def test_far_points_are_finite_and_move_no_other(rng):
+    state = tp.ManifoldState(rng.normal(size=(50, 3)), rng.normal(size=(50, 2)))
+    new = rng.normal(size=(4, 3)).astype(np.float32)
+    far = new * np.float32([[1e20], [1e37], [1], [1]])
+    places, slopes = jax.jit(jax.value_and_grad(lambda x: jnp.sum(tp.transform(state, x))))(far)
+    assert bool(jnp.isfinite(places) & jnp.isfinite(slopes).all())
+    np.testing.assert_array_equal(tp.transform(state, far)[2:], tp.transform(state, new)[2:])
+
+
 def test_under_jit_and_vmap(rng, state, digits):
     new = jnp.asarray(digits[0][:6])
     plain = tp.transform(state, new)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import norm, varying_with
 from ._embedding import EmbeddingOptions, check_options, fit_ab
-from ._graph_exact import merge, no_neighbors, relative_rounding
+from ._graph_exact import fitting_scale, merge, no_neighbors, relative_rounding
 from ._types import Array, ArrayInput
 
 _BATCH = 128  # new points searched for at a time: always the same shape, so always the same bits
@@ -118,6 +118,7 @@ def transform(state: ManifoldState, new_points: ArrayInput) -> Float[Array, "q c
 @eqx.filter_jit
 def _transform(state: ManifoldState, new: Float[Array, "q d"]) -> Float[Array, "q c"]:
     q = new.shape[0]
+    state, new = _within_range(state, new)
     neighbors = _nearest(state, lax.stop_gradient(new))
     anchors = _anchors(state.embedding)
     a, b = fit_ab(state.options.min_dist, state.options.spread)
@@ -142,6 +143,19 @@ def _transform(state: ManifoldState, new: Float[Array, "q d"]) -> Float[Array, "
         (rows, neighbors.reshape(-1, _BATCH, state.n_neighbors)),
     )
     return places.reshape(-1, places.shape[2])[:q]
+
+
+def _within_range(
+    state: ManifoldState, new: Float[Array, "q d"]
+) -> tuple[ManifoldState, Float[Array, "q d"]]:
+    """Both divided by a power of two, on which no place depends: only ratios of distances count."""
+    reach = jnp.max(jnp.abs(lax.stop_gradient(state.points)))
+    far = jnp.max(jnp.abs(lax.stop_gradient(new)), axis=1, keepdims=True)
+    scale = fitting_scale(reach)
+    # Points so far away that all distances round to one come nearer: their squares would overflow.
+    farthest = 2.0 ** (jnp.finfo(new.dtype).maxexp * 7 // 16)
+    new = new / jnp.maximum(scale, far / farthest)
+    return eqx.tree_at(lambda s: s.points, state, state.points / scale), new
 
 
 def _nearest(state: ManifoldState, new: Float[Array, "q d"]) -> Int[Array, "rows k"]:
