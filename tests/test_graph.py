@@ -346,8 +346,38 @@ def test_graphs_from_elsewhere(rng):
         tp.NeighborGraph(indices[:, :0], distances[:, :0])
     with pytest.raises(ValueError, match=r"between 0 and 49.* got 0 to 4294967296"):
         tp.NeighborGraph(np.where(indices == indices[0, 0], np.int64(2**32), indices), distances)
-    with pytest.raises(ValueError, match="name a neighbor once; got one twice in row 3"):
-        tp.NeighborGraph(np.where(np.arange(50)[:, None] == 3, 5, indices), distances)
+    twice = np.where(np.arange(50)[:, None] == 3, 5, indices)
+    for repeated in (twice, jnp.asarray(twice)):
+        with pytest.raises(ValueError, match="name a neighbor once; got one twice in row 3"):
+            tp.fuzzy_simplicial_set(tp.NeighborGraph(repeated, distances))
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_graphs_from_elsewhere_list_the_nearest_first(array):
+    """The points 0, 1 and 3: with the farther neighbor first, the first slot is the wrong one."""
+    points = [[0.0], [1.0], [3.0]]
+    indices, distances = array([[1, 2], [0, 2], [1, 0]]), array([[1.0, 3], [1, 2], [2, 3]])
+    graph = tp.NeighborGraph(indices, distances)
+    assert tp.distance_to_measure(points, n_neighbors=1, graph=graph)[2] == pytest.approx(2**0.5)
+    swapped = tp.NeighborGraph(indices[:, ::-1], distances[:, ::-1])
+    with pytest.raises(ValueError, match=r"the nearest neighbors first.* descend, first in row 0"):
+        tp.distance_to_measure(points, n_neighbors=1, graph=swapped)
+    gap = tp.NeighborGraph(array([[1, 2], [-1, 2], [1, 0]]), distances)
+    with pytest.raises(ValueError, match=r"empty slots last.* first in row 1"):
+        tp.fuzzy_simplicial_set(gap)
+    rounded = tp.NeighborGraph(indices, array([[1.0, 3], [2.0001, 2], [2, 3]]))
+    tp.fuzzy_simplicial_set(rounded)
+
+
+@pytest.mark.parametrize(
+    ("metric", "method"),
+    [("euclidean", "exact"), ("cosine", "exact"), ("inner_product", "projected"), (taxi, "exact")],
+)
+def test_own_graphs_ascend(rng, metric, method):
+    points = rng.normal(size=(400, 70)).astype(np.float32)
+    points[200:] = points[:200] * rng.choice([1, 1 + 1e-6], size=(200, 1)).astype(np.float32)
+    graph = tp.knn_graph(points, n_neighbors=12, metric=metric, method=method)
+    assert (np.diff(graph.distances, axis=1) >= 0).all()
 
 
 def test_all_points_equal():

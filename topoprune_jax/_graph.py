@@ -21,6 +21,7 @@ _METRICS = ("euclidean", "cosine", "inner_product")
 METHODS = ("exact", "projected", "blocks")
 NEIGHBORS = ("auto", *METHODS)
 """The names that `neighbors` of `rank` may have."""
+_ROUNDING = 1e-3  # of distances from elsewhere: two that close may stand in either order
 _EXACT_ON_CPU = 100_000  # points up to which "auto" compares all with all on a CPU
 _EXACT_PATCHES_ON_CPU = 50_000  # the same for patches, whose neighbors are many
 
@@ -29,7 +30,7 @@ class NeighborGraph(eqx.Module):
     """The k nearest neighbors of every point, the point itself left out.
 
     A graph from elsewhere is welcome: `NeighborGraph(indices, distances)`, arrays of any integer
-    and real dtype, from which each point itself is left out.
+    and real dtype, from which each point itself is left out. It is checked where it is used.
 
     **Attributes:**
 
@@ -77,13 +78,6 @@ def _as_graph(indices: ArrayInput, distances: ArrayInput) -> tuple[Array, Array]
     if not isinstance(indices, jax.Array):
         indices = indices.astype(np.int64)
         check_bounds(int(indices.min()), int(indices.max()), indices.shape[0])
-        ordered = np.sort(indices, axis=1)
-        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-        if twice.any():
-            raise ValueError(
-                f"`indices` of a NeighborGraph must name a neighbor once; got one twice in row "
-                f"{int(twice.argmax())}. Put -1 into empty slots."
-            )
         indices = indices.astype(np.int32)
     dtype = checks.float_dtype(distances.dtype)
     return jnp.asarray(indices, jnp.int32), jnp.asarray(distances, dtype)
@@ -120,32 +114,50 @@ def check_graph(graph: Any) -> None:
         return
     n = graph.n_points
     with checks.known_values():
-        lowest, highest, own, invalid = (int(value) for value in _faults(graph))
+        lowest, highest, own, twice, invalid, unordered = map(int, _faults(graph))
     check_bounds(lowest, highest, n)
     if own >= 0:
         raise ValueError(
             f"`graph` lists point {own} as its own neighbor. "
             "Leave the point itself out (with umap-learn's or faiss's arrays: drop column 0)."
         )
+    if twice >= 0:
+        raise ValueError(
+            f"`graph.indices` must name a neighbor once; got one twice in row {twice}. "
+            "Put -1 into empty slots, last in their row."
+        )
     if invalid >= 0:
         raise ValueError(
             "`graph.distances` must be finite and not negative where there is a neighbor; "
             f"got NaN, infinity or a negative value, first in row {invalid}."
         )
+    if unordered >= 0:
+        raise ValueError(
+            "`graph` must list the nearest neighbors first and empty slots last; got distances "
+            f"that descend, first in row {unordered}. Sort every row by distance, and turn "
+            "similarities into distances."
+        )
 
 
 @jax.jit
-def _faults(graph: NeighborGraph) -> tuple[Array, Array, Array, Array]:
-    """Least and greatest index; first row that lists itself, and with a bad distance, or -1."""
+def _faults(graph: NeighborGraph) -> tuple[Array, ...]:
+    """Least and greatest index; then -1 or the first row that lists itself, lists a neighbor twice,
+    has a bad distance, or is not in order."""
     points = jnp.arange(graph.n_points, dtype=jnp.int32)
+    present = graph.indices >= 0
     own = (graph.indices == points[:, None]).any(axis=1)
+    ordered = jnp.sort(graph.indices, axis=1)
+    twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
     fine = (graph.distances >= 0) & (graph.distances < jnp.inf)
-    invalid = ((graph.indices >= 0) & ~fine).any(axis=1)
+    invalid = (present & ~fine).any(axis=1)
+    distances = jnp.where(present, graph.distances, jnp.inf)
+    unordered = (distances[:, 1:] < (1 - _ROUNDING) * distances[:, :-1]).any(axis=1)
 
     def first(rows: Array) -> Array:
         return jnp.where(rows.any(), jnp.argmax(rows), -1)
 
-    return graph.indices.min(), graph.indices.max(), first(own), first(invalid)
+    rows = (own, twice, invalid, unordered)
+    return graph.indices.min(), graph.indices.max(), *map(first, rows)
 
 
 def knn_graph(
