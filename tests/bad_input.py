@@ -558,6 +558,11 @@ OTHERS = {
         "ValueError",
         "`max_edge_length`",
     ),
+    "rips capacity of components": (
+        lambda: tp.vietoris_rips(GOOD, dims=(0,), capacity=-5),
+        "ValueError",
+        "`capacity` must be at least 1; got capacity=-5",
+    ),
     "rips capacity": (lambda: tp.vietoris_rips(GOOD, capacity=0), "ValueError", "`capacity`"),
     "persistence power": (
         lambda: tp.total_persistence(DIAGRAM, power=0),

@@ -186,11 +186,10 @@ def check_scale(value: Any, dtype: Any, *, name: str = "max_edge_length") -> Arr
 def check_capacity(capacity: Any, dims: tuple[int, ...], n: int) -> tuple[int, ...]:
     hint = "Pass None for the default."
     if capacity is None or isinstance(capacity, int | np.integer):
-        higher = 2 * n if capacity is None else capacity
-        return tuple(
-            n if dim == 0 else check_count(higher, name="capacity", low=1, hint=hint)
-            for dim in dims
-        )
+        higher = 2 * n
+        if capacity is not None:
+            higher = check_count(capacity, name="capacity", low=1, hint=hint)
+        return tuple(n if dim == 0 else higher for dim in dims)
     if isinstance(capacity, str | bytes) or not isinstance(capacity, Sequence):
         raise TypeError(
             f"`capacity` must be a whole number or one for each of `dims`; got {capacity!r}. {hint}"
