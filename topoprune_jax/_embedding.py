@@ -21,8 +21,8 @@ from ._spectral import spectral_start
 from ._steps import Steps
 from ._types import Array, ArrayInput, Key, Progress
 
-_NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
-_CLIP = 4.0  # umap-learn's bound on a single force
+NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
+CLIP = 4.0  # umap-learn's bound on a single force
 _LEARNING_RATE = 0.3
 _MOMENTUM = 0.9
 # On CPU, loops over arrays that fit the first cache are several times faster than over long ones.
@@ -280,7 +280,7 @@ def _velocity(
     # Quadratic in the rate: a long quiet end averages the noise of the repulsion away.
     rate, momentum = _LEARNING_RATE * left * left, _MOMENTUM * left
     force, stiffness = attraction
-    push = _rounded(push * (options.repulsion * _NEGATIVES * degrees)[None, :])
+    push = _rounded(push * (options.repulsion * NEGATIVES * degrees)[None, :])
     step = rate * (2 * force + push) / (1 + _rounded(rate * stiffness))[None, :]
     return _rounded(momentum * velocity) + step
 
@@ -317,7 +317,7 @@ def _pull(difference: Float[Array, "c m"], weight: Float[Array, " m"], a: float,
     power = jnp.exp2((b - 1) * log)
     gain = 2 * a * b * power / (1 + a * power * squared)
     gain = jnp.where(positive, weight * gain, 0)
-    return -jnp.clip(gain[None, :] * difference, -_CLIP, _CLIP), gain
+    return -jnp.clip(gain[None, :] * difference, -CLIP, CLIP), gain
 
 
 def _from_listed(
@@ -442,11 +442,11 @@ def _mean_push(
 def _force_unit(n_shifts: int, dtype: Any) -> float:
     """The unit of which single forces are whole multiples, a power of two.
 
-    Each is at most `_CLIP`, and 2 n_shifts of them sum to a number of units that the mantissa
+    Each is at most `CLIP`, and 2 n_shifts of them sum to a number of units that the mantissa
     holds. So no sum of them rounds, and its bits do not depend on the order of its terms, of which
     some come from other devices.
     """
-    largest = math.log2(_CLIP) + math.ceil(math.log2(2 * n_shifts))
+    largest = math.log2(CLIP) + math.ceil(math.log2(2 * n_shifts))
     return 2.0 ** (largest - (jnp.finfo(dtype).nmant + 1))
 
 
@@ -455,7 +455,7 @@ def _push(difference: Float[Array, "c n"], a: float, b: float, unit: float) -> A
     squared = jnp.sum(difference * difference, axis=0)
     power = jnp.exp2(b * jnp.log2(jnp.maximum(squared, jnp.finfo(difference.dtype).tiny)))
     gain = 2 * b / unit / ((1e-3 + squared) * (1 + a * power))
-    return jnp.round(jnp.clip(gain[None, :] * difference, -_CLIP / unit, _CLIP / unit))
+    return jnp.round(jnp.clip(gain[None, :] * difference, -CLIP / unit, CLIP / unit))
 
 
 def _push_at_once(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) -> Array:

@@ -211,7 +211,7 @@ def _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes):
         for i in range(chunks)
     ]
     found = exact.collect(table, parts, k=k, metric=metric)
-    recall = steps.run(_recall, table, *found, metric=metric, k=k, block=block, by_class=by_class)
+    recall = steps.run(_recall, table, found[1], metric=metric, k=k, block=block, by_class=by_class)
     steps.end()
     return *found, recall
 
@@ -266,7 +266,7 @@ def _longest(table: Table) -> Float[Array, ""]:
 
 
 @partial(jax.jit, static_argnames=("metric", "k", "block", "by_class"))
-def _recall(table: Table, indices, distances, *, metric, k, block, by_class) -> Float[Array, ""]:
+def _recall(table: Table, distances, *, metric, k, block, by_class) -> Float[Array, ""]:
     """Fraction of the true neighbors of some points that are at most as far as the true k-th."""
     n = table.codes.shape[0]
     m = min(_SAMPLE, table.n_points)
@@ -469,7 +469,7 @@ def _block_neighbors(points, k, metric, plan, stage, progress):
     ]
     found = _gather(tree, parts, metric=metric)
     recall = steps.run(
-        _recall, tree.table, *found, metric=metric, k=k, block=_RECALL_BLOCK, by_class=False
+        _recall, tree.table, found[1], metric=metric, k=k, block=_RECALL_BLOCK, by_class=False
     )
     steps.end()
     return *found, recall

@@ -34,11 +34,10 @@ from ._spectral import (
     spectral_start,
 )
 from ._steps import Run, running
-from ._strata import kmeans_strata
+from ._strata import N_STRATA, kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
 
 _DEFAULT_SEED = 0
-_N_STRATA = 20
 _BETA_WITH_LABELS = -1.0
 # Enough for the scores: what further rounds still turn are nearly equal eigenvectors.
 _ROUNDS, _TOLERANCE = 12, 0.01
@@ -451,7 +450,7 @@ def _order(
 ) -> tuple[Array, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
     if codes is None:
-        n_strata = min(_N_STRATA, z.shape[0])
+        n_strata = min(N_STRATA, z.shape[0])
         cluster = partial(kmeans_strata, z, n_strata, key=key)
         strata = run.once("strata", lambda: run.step("strata", cluster))
         if beta is None:

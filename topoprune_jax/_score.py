@@ -107,7 +107,7 @@ def structural_complexity(
     mesh = check_mesh(mesh, traced=checks.is_traced(points))
     measure = _Measure(dims, power, method, n_steps, float(step_size), reduction)
     score = partial(_score_patches if mesh is None else partial(_score_on, mesh), measure=measure)
-    if size < 2 or n < 2:
+    if n < 2:
         itself = jnp.arange(n, dtype=jnp.int32)
         return score(points, itself, itself[:, None], jnp.zeros(n, points.dtype))
     # Scored as they are found: n patches of m points need not exist at a time.

@@ -17,7 +17,6 @@ from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
 _BETAS = 5  # that `choose_beta` tries at most
-_N_STRATA = 20
 _PATCH_NUMBERS = 1 << 22  # pairs of points of the patches that are scored in one go, at most
 # What the compiler and its programs hold on a CPU.
 PROGRAM_BYTES = 4.3e8
@@ -334,9 +333,9 @@ def _found_patches(p: Problem, c: int, platform: str) -> tuple[Work, float]:
 
 
 def _of_strata(p: Problem) -> Stage:
-    passes, c = _N_STRATA * (_strata._LLOYD_STEPS + 2.0), p.e or p.c
+    passes, c = _strata.N_STRATA * (_strata._LLOYD_STEPS + 2.0), p.e or p.c
     work = Work(streamed=_NUMBER * _DISTANCE * passes * p.n * (c + 1))
-    return _stage("strata", p.n * (_N_STRATA + 3.0 + c), float(p.n), work)
+    return _stage("strata", p.n * (_strata.N_STRATA + 3.0 + c), float(p.n), work)
 
 
 def _of_beta(p: Problem) -> Stage:

@@ -11,6 +11,7 @@ from . import _checks as checks
 from ._distance import rescale, varying_with
 from ._types import Array, ArrayInput, Key
 
+N_STRATA = 20  # of a ranking without labels
 _LLOYD_STEPS = 25
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import norm, varying_with
-from ._embedding import EmbeddingOptions, check_options, fit_ab
+from ._embedding import CLIP, NEGATIVES, EmbeddingOptions, check_options, fit_ab
 from ._graph_exact import fitting_scale, merge, no_neighbors, relative_rounding
 from ._types import Array, ArrayInput
 
@@ -18,8 +18,6 @@ _COLUMNS = 1024  # embedded points compared by differences in one go
 _ANCHORS = 256  # points of the embedding that push a new point away
 _STEPS = 40
 _RATE = 0.5
-_NEGATIVES = 5.0
-_CLIP = 4.0
 _BISECTIONS = 40
 
 
@@ -131,7 +129,7 @@ def _transform(state: ManifoldState, new: Float[Array, "q d"]) -> Float[Array, "
         def step(z: Array, t: Array) -> tuple[Array, None]:
             rate = _RATE * (1 - t / _STEPS)
             pull, stiffness = _pull(z, ends, mu, a, b)
-            push = _NEGATIVES * jnp.sum(mu) * state.options.repulsion * _push(z, anchors, a, b)
+            push = NEGATIVES * jnp.sum(mu) * state.options.repulsion * _push(z, anchors, a, b)
             return z + rate * (pull + push) / (1 + rate * stiffness), None
 
         return lax.scan(step, z, jnp.arange(_STEPS, dtype=z.dtype))[0]
@@ -248,7 +246,7 @@ def _pull(z: Array, ends: Array, mu: Array, a: float, b: float) -> tuple[Array, 
     positive = squared > 0
     safe = jnp.where(positive, squared, 1)
     gain = jnp.where(positive, mu * 2 * a * b * safe ** (b - 1) / (1 + a * safe**b), 0)
-    force = jnp.clip(gain[:, None] * difference, -_CLIP, _CLIP)
+    force = jnp.clip(gain[:, None] * difference, -CLIP, CLIP)
     return jnp.sum(force, axis=0), jnp.sum(gain)
 
 
@@ -257,4 +255,4 @@ def _push(z: Array, anchors: Array, a: float, b: float) -> Array:
     squared = jnp.sum(difference * difference, axis=1)
     safe = jnp.maximum(squared, jnp.finfo(z.dtype).tiny)
     gain = 2 * b / ((1e-3 + squared) * (1 + a * safe**b))
-    return jnp.mean(jnp.clip(gain[:, None] * difference, -_CLIP, _CLIP), axis=0)
+    return jnp.mean(jnp.clip(gain[:, None] * difference, -CLIP, CLIP), axis=0)
