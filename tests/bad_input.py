@@ -384,6 +384,11 @@ OTHERS = {
         "TypeError",
         "`classes` must be a whole number",
     ),
+    "plan classes of fractions": (
+        lambda: tp.plan(9, 2, classes=np.array([4.5, 4.5])),
+        "TypeError",
+        "`classes` must be a whole number; got 4.5",
+    ),
     "plan device": (
         lambda: tp.plan(9, 2, device="abacus"),
         "ValueError",

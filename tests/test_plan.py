@@ -289,6 +289,9 @@ def test_a_plan_adds_up_and_prints(steady):
 def test_classes_by_number_or_by_size(steady):
     by_number, by_size = tp.plan(10, 3, classes=3), tp.plan(10, 3, classes=[4, 3, 3])
     assert by_number == by_size
+    labels = np.array([1, 1, 1, 1, 2, 2, 2, 4, 4, 4])
+    assert tp.plan(10, 3, classes=np.bincount(labels)) == by_size
+    assert tp.plan(10, 3, classes=jnp.bincount(labels)) == by_size
     assert "class neighbors" in [stage.name for stage in by_number.stages]
     assert "beta" not in [stage.name for stage in tp.plan(10, 3, beta=1.0).stages]
     given = tp.plan(10, 3, neighbors="given")

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _checks as checks
 from ._embedding import EmbeddingOptions, check_options
@@ -15,6 +16,7 @@ from ._memory import free_host_memory, free_memory
 from ._spectral import check_manifold, components_for
 from ._speed import speed_of
 from ._stages import Problem, host_bytes, peaks, seconds_of, stages
+from ._types import Array
 
 _GIVEN = "given"
 _MARGIN = 1.25  # by which a plan may be too high; only what is hopeless is refused
@@ -134,7 +136,7 @@ def plan(
     n: int,
     d: int,
     *,
-    classes: int | Sequence[int] | None = None,
+    classes: int | Sequence[int] | np.ndarray | Array | None = None,
     n_neighbors: int = 15,
     neighbors: str = "auto",
     manifold: str = "spectral",
@@ -159,7 +161,8 @@ def plan(
     **Arguments:**
 
     - `n`, `d`: samples and features.
-    - `classes`: with labels, the number of classes of equal size, or the size of each.
+    - `classes`: with labels, the number of classes of equal size, or the size of each,
+      `np.bincount(labels)`; a size of 0 is no class.
     - `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `beta`, `embedding`: as for `rank`;
       `"given"` stands for a `NeighborGraph` from elsewhere.
     - `device`: a JAX device, or the name of a platform such as `"cpu"`; that on which `rank` would
@@ -285,17 +288,19 @@ def problem_of(
     )
 
 
-def _class_sizes(classes: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
+def _class_sizes(classes: Any, n: int) -> tuple[int, ...]:
     if classes is None:
         return ()
+    if isinstance(classes, np.ndarray | jax.Array) and not checks.is_traced(classes):
+        classes = np.asarray(classes).tolist()
     if isinstance(classes, Sequence) and not isinstance(classes, str):
-        sizes = tuple(checks.check_count(size, name="classes", low=1) for size in classes)
+        sizes = [checks.check_count(size, name="classes", low=0) for size in classes]
         if sum(sizes) != n:
             checks.refuse(
                 f"`classes` must be the sizes of the classes of {n:,} samples; got sizes that sum "
                 f"up to {sum(sizes):,}. Pass the number of classes where the sizes are not known."
             )
-        return sizes
+        return tuple(size for size in sizes if size > 0)
     count = checks.check_count(classes, name="classes", low=1, high=n)
     return tuple(n // count + (i < n % count) for i in range(count))
 
