@@ -236,6 +236,14 @@ def test_a_ranking_reads_back(tmp_path, ranking, suffix, ids):
     assert back.n_kept == 2
 
 
+def test_ids_of_bytes_are_text(tmp_path, ranking):
+    path = tmp_path / "out.csv"
+    write_ranking(path, ranking, ids=[one.encode() for one in IDS])
+    assert read_ranking(path).ids.tolist() == IDS
+    with pytest.raises(FileError, match=r"cannot write '.*\.csv': its ids are not text in UTF-8"):
+        write_ranking(path, ranking, ids=[one.encode("latin-1") for one in IDS])
+
+
 def test_a_sorted_table_is_the_same_ranking(tmp_path, ranking):
     """A spreadsheet sorted by rank, saved with semicolons."""
     write_ranking(tmp_path / "out.csv", ranking, ids=IDS)

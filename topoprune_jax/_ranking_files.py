@@ -96,7 +96,7 @@ def write_ranking(
     kept[np.asarray(ranking.kept)] = True
     columns = {"index": index}
     if ids is not None:
-        names = np.asarray(ids)
+        names = decoded(np.asarray(ids), f"cannot write '{path}'")
         names = names.astype(str) if names.dtype.kind not in "iu" else names
         if names.shape != index.shape:
             raise FileError(
@@ -137,6 +137,16 @@ def write_ranking(
             stream.write(("[" + ",\n".join(objects) + "]\n").encode())
 
 
+def decoded(ids: np.ndarray, failure: str) -> np.ndarray:
+    """Ids of bytes as text, others as they are."""
+    if ids.dtype.kind != "S":
+        return ids
+    try:
+        return np.strings.decode(ids, "utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{failure}: its ids are not text in UTF-8.") from error
+
+
 def ranking_from_json(file: str) -> RankingTable:
     """The ranking in a `.json` file."""
     try:
@@ -163,7 +173,9 @@ def ranking_from_source(source: Source) -> RankingTable:
     _, values = source.read((), names)
     columns = dict(zip(names, values, strict=True))
     ids = columns.pop("id", None)
-    return _table(source.file, columns, None if ids is None else ids.astype(str))
+    if ids is not None:
+        ids = decoded(ids, f"cannot read '{source.file}'").astype(str)
+    return _table(source.file, columns, ids)
 
 
 def _table(file: str, columns: dict[str, np.ndarray], ids: np.ndarray | None) -> RankingTable:

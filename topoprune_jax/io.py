@@ -23,8 +23,8 @@ from ._files import first_bytes, listing
 from ._files import replacing as replacing
 from ._ranking_files import RankingTable as RankingTable
 from ._ranking_files import check_writable as check_writable
+from ._ranking_files import decoded, ranking_from_json, ranking_from_source
 from ._ranking_files import match_rankings as match_rankings
-from ._ranking_files import ranking_from_json, ranking_from_source
 from ._ranking_files import write_ranking as write_ranking
 from ._sources import Source, split
 
@@ -428,11 +428,7 @@ def _check_length(
 
 
 def _checked_ids(values: np.ndarray, what: object) -> np.ndarray:
-    if values.dtype.kind == "S":
-        try:
-            values = np.strings.decode(values, "utf-8")
-        except UnicodeDecodeError as error:
-            raise FileError(f"cannot use '{what}' as ids: they are not text in UTF-8.") from error
+    values = decoded(values, f"cannot use '{what}'")
     if values.dtype.kind not in "iuU":
         raise FileError(
             f"cannot use '{what}' as ids: they must be whole numbers or text; got {values.dtype}."
