@@ -16,6 +16,7 @@ import scipy.sparse
 
 import topoprune_jax as tp
 from topoprune_jax.alpha import alpha_complex
+from topoprune_jax.io import write_ranking
 
 GOOD = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 GRAPH = tp.knn_graph(GOOD, n_neighbors=5)
@@ -831,6 +832,11 @@ OTHERS = {
         lambda: tp.rank(GOOD, 0.5, labels=SCORES, agreement_power=-1.0),
         "ValueError",
         "`agreement_power` must be at least 0; got agreement_power=-1",
+    ),
+    "write_ranking selection": (
+        lambda: write_ranking("ranking.csv", tp.select(FUZZY, SCORES, 0.5)),
+        "TypeError",
+        "`ranking` must be a Ranking or a Pruning; got Selection. Pass what `rank` or one of",
     ),
     "select beta": (
         lambda: tp.select(FUZZY, SCORES, 0.5, beta="2"),

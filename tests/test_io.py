@@ -16,6 +16,7 @@ import pytest
 
 from topoprune_jax import RESULTS
 from topoprune_jax._rank import Ranking
+from topoprune_jax.baselines import Pruning
 from topoprune_jax.io import (
     FileError,
     check_folder,
@@ -224,10 +225,13 @@ def test_parquet_by_hand(tmp_path, ranking):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("ids", [None, IDS, np.arange(5) * 3])
-def test_a_ranking_reads_back(tmp_path, ranking, suffix, ids):
+@pytest.mark.parametrize("of_baseline", [False, True])
+def test_a_ranking_reads_back(tmp_path, ranking, suffix, ids, of_baseline):
     if suffix == "parquet":
         pytest.importorskip("pyarrow", reason="the extra `io` writes it")
     path = tmp_path / f"out.{suffix}"
+    if of_baseline:
+        ranking = Pruning(ranking.scores, ranking.order, ranking.kept, ranking.removed)
     write_ranking(path, ranking, ids=ids)
     back = read_ranking(path)
     assert back.ids is None if ids is None else back.ids.tolist() == [str(one) for one in ids]

@@ -15,9 +15,11 @@ from ._arrow import pyarrow
 from ._files import FileError, check_place, reason, replacing
 from ._rank import Ranking
 from ._sources import Source
+from .baselines import Pruning
 
 _SUFFIXES = (".npz", ".csv", ".parquet", ".json")
 _COLUMNS = ("index", "score", "rank", "kept")
+_MORE = ("embedding", "manifold", "beta", "recall")  # of a `Ranking`, not of a `Pruning`
 _TRUTH = {"1": True, "0": False, "True": True, "False": False, "true": True, "false": False}
 
 
@@ -61,23 +63,27 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def write_ranking(
-    path: str | os.PathLike[str], ranking: Ranking, *, ids: Sequence[Any] | np.ndarray | None = None
+    path: str | os.PathLike[str],
+    ranking: Ranking | Pruning,
+    *,
+    ids: Sequence[Any] | np.ndarray | None = None,
 ) -> None:
     """Writes a ranking as a `.npz` or `.parquet` file, a `.csv` table or `.json`, all or nothing.
 
     All hold, for every sample in the order of the features: `index` (its row), `id` if ids are
     given, `score` (structural complexity), `rank` (its place in the order, 0 = best to keep) and
-    `kept` (true, or 1 in CSV). `.npz` and `.parquet` also hold `embedding` (n, c), `.npz` also
-    `manifold` (n, e), `order` (n,), best to keep first, and the numbers `beta` and `recall`. JSON
-    is a list with one object a sample.
+    `kept` (true, or 1 in CSV). `.npz` also holds `order` (n,), best to keep first. Of what `rank`
+    returned `.npz` and `.parquet` also hold `embedding` (n, c), `.npz` also `manifold` (n, e) and
+    the numbers `beta` and `recall`. JSON is a list with one object a sample.
 
     **Arguments:**
 
     - `path`: a name that ends in one of the four; an existing file is replaced.
-    - `ranking`: what `rank` returned.
-    - `ids`: (n,) the user's own names of the samples, whole numbers or text.
+    - `ranking`: what `rank` or one of `baselines` returned.
+    - `ids`: (n,) the user's own names of the samples, whole numbers or text, as bytes in UTF-8 too.
 
-    **Raises:** `FileError` if the file cannot be written or the ids are not one a sample.
+    **Raises:** `FileError` if the file cannot be written or the ids are not one a sample; TypeError
+    for anything but a ranking.
 
     !!! example
 
@@ -88,6 +94,11 @@ def write_ranking(
         ```
     """
     check_writable(path)
+    if not isinstance(ranking, Ranking | Pruning):
+        raise TypeError(
+            f"`ranking` must be a Ranking or a Pruning; got {type(ranking).__name__}. "
+            "Pass what `rank` or one of `baselines` returned."
+        )
     order = np.asarray(ranking.order)
     index = np.arange(len(order), dtype=np.int32)
     places = np.empty_like(index)
@@ -105,25 +116,19 @@ def write_ranking(
             )
         columns["id"] = names
     columns |= {"score": np.asarray(ranking.scores), "rank": places, "kept": kept}
+    more = {name: np.asarray(getattr(ranking, name)) for name in _MORE if hasattr(ranking, name)}
     suffix = Path(path).suffix.lower()
     with replacing(path) as stream:
         if suffix == ".npz":
-            np.savez(
-                stream,
-                allow_pickle=False,
-                order=order,
-                embedding=np.asarray(ranking.embedding),
-                manifold=np.asarray(ranking.manifold),
-                beta=np.asarray(ranking.beta),
-                recall=np.asarray(ranking.recall),
-                **columns,
-            )
+            np.savez(stream, allow_pickle=False, order=order, **more, **columns)
         elif suffix == ".parquet":
             pa = pyarrow("writing .parquet")
-            z = np.asarray(ranking.embedding)
-            lists = pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])
             arrays = {name: pa.array(values) for name, values in columns.items()}
-            pa.parquet.write_table(pa.table(arrays | {"embedding": lists}), stream)
+            if "embedding" in more:
+                z = more["embedding"]
+                lists = pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])
+                arrays["embedding"] = lists
+            pa.parquet.write_table(pa.table(arrays), stream)
         elif suffix == ".csv":
             writer = csv.writer(codecs.getwriter("utf-8")(stream), lineterminator="\n")
             writer.writerow(columns)
