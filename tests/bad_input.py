@@ -15,6 +15,7 @@ import optax
 import scipy.sparse
 
 import topoprune_jax as tp
+from topoprune_jax import baselines, plot
 from topoprune_jax.alpha import alpha_complex
 from topoprune_jax.io import write_ranking
 
@@ -837,6 +838,26 @@ OTHERS = {
         lambda: write_ranking("ranking.csv", tp.select(FUZZY, SCORES, 0.5)),
         "TypeError",
         "`ranking` must be a Ranking or a Pruning; got Selection. Pass what `rank` or one of",
+    ),
+    "plot_kept of a baseline": (
+        lambda: plot.plot_kept(baselines.random(GOOD, 0.5)),
+        "TypeError",
+        "`ranking` must be a Ranking; got Pruning. .* A picture needs its embedding",
+    ),
+    "plot_complexity of a baseline": (
+        lambda: plot.plot_complexity(baselines.random(GOOD, 0.5)),
+        "TypeError",
+        "`ranking` must be a Ranking; got Pruning",
+    ),
+    "plot_scores of an array": (
+        lambda: plot.plot_scores(SCORES),
+        "TypeError",
+        "`ranking` must be a Ranking; got ndarray. Pass what `rank` returned",
+    ),
+    "plot_accuracy of a list": (
+        lambda: plot.plot_accuracy([SCORES]),
+        "TypeError",
+        "`curves` must be a Mapping; got list. Pass name: ",
     ),
     "select beta": (
         lambda: tp.select(FUZZY, SCORES, 0.5, beta="2"),

@@ -49,8 +49,8 @@ def plot_complexity(
 
     **Returns:** the axes.
 
-    **Raises:** ImportError without matplotlib; ValueError for an embedding of one component, or
-    axes that belong to no figure.
+    **Raises:** ImportError without matplotlib; TypeError for anything but what `rank` returned;
+    ValueError for an embedding of one component, or axes that belong to no figure.
 
     !!! example
 
@@ -103,8 +103,8 @@ def plot_kept(
 
     **Returns:** the axes.
 
-    **Raises:** ImportError without matplotlib; ValueError for an embedding of one component or
-    labels of the wrong shape.
+    **Raises:** ImportError without matplotlib; TypeError for anything but what `rank` returned;
+    ValueError for an embedding of one component or labels of the wrong shape.
 
     !!! example
 
@@ -183,7 +183,7 @@ def plot_scores(
 
     **Returns:** the axes.
 
-    **Raises:** ImportError without matplotlib.
+    **Raises:** ImportError without matplotlib; TypeError for anything but what `rank` returned.
 
     !!! example
 
@@ -192,6 +192,7 @@ def plot_scores(
         ax.figure.savefig("scores.png")
         ```
     """
+    check_instance(ranking, Ranking, name="ranking", hint="Pass what `rank` returned.")
     ax = _new_axes((6.5, 4.0)) if ax is None else ax
     scores = np.asarray(ranking.scores, dtype=np.float64)
     n_kept = ranking.kept.shape[0]
@@ -358,6 +359,7 @@ def plot_accuracy(
         ax.figure.savefig("accuracy.png")
         ```
     """
+    check_instance(curves, Mapping, name="curves", hint="Pass name: (ratios, runs).")
     if not curves:
         raise ValueError(
             "`curves` must hold at least one method; got none. Pass name: (ratios, runs)."
@@ -468,6 +470,8 @@ def _new_axes(size: tuple[float, float] = (6.5, 6.0)) -> "matplotlib.axes.Axes":
 
 
 def _plane(ranking: Ranking) -> np.ndarray:
+    hint = "Pass what `rank` returned. A picture needs its embedding."
+    check_instance(ranking, Ranking, name="ranking", hint=hint)
     embedding = np.asarray(ranking.embedding, dtype=np.float64)
     if embedding.shape[1] < 2:
         raise ValueError(
