@@ -24,6 +24,7 @@ GRAPH = tp.knn_graph(GOOD, n_neighbors=5)
 FUZZY = tp.fuzzy_simplicial_set(GRAPH)
 KEY = jax.random.key(0)
 SCORES = np.arange(40.0)
+NINE = jnp.int32(9)
 STATE = tp.ManifoldState(GOOD, GOOD)
 
 
@@ -123,6 +124,63 @@ OTHERS = {
         "TypeError",
         r"`ratio` must be a number; got shape \(3,\)",
     ),
+    "ratio traced": (
+        lambda: jax.jit(lambda r: tp.rank(GOOD, r).scores)(0.5),
+        "TypeError",
+        "`ratio` must be static, since shapes .* got a traced value. Name it in `static_argnames`",
+    ),
+    "ratio huge": (lambda: tp.rank(GOOD, 10**400), "ValueError", r"in \[0, 1\); got inf"),
+    "count traced": (
+        lambda: jax.vmap(lambda k: tp.knn_graph(GOOD, n_neighbors=k).distances)(jnp.arange(3)),
+        "TypeError",
+        "`n_neighbors` must be static, since shapes",
+    ),
+    "count in an array": (lambda: tp.knn_graph(GOOD, n_neighbors=np.asarray(9)), "ok", ""),
+    "count in a JAX array": (
+        lambda: jax.jit(lambda x: tp.knn_graph(x, n_neighbors=NINE))(GOOD),
+        "ok",
+        "",
+    ),
+    "count in a float array": (
+        lambda: tp.knn_graph(GOOD, n_neighbors=jnp.float32(9)),
+        "TypeError",
+        "`n_neighbors` must be a whole number; got 9.0",
+    ),
+    "count in a boolean array": (
+        lambda: tp.knn_graph(GOOD, n_neighbors=np.asarray(True)),
+        "TypeError",
+        "`n_neighbors` must be a whole number; got array",
+    ),
+    "counts of options in arrays": (
+        lambda: tp.embed(
+            FUZZY,
+            tp.EmbeddingOptions(n_epochs=jnp.int32(2), n_negatives=np.asarray(3)),
+            key=KEY,
+        ),
+        "ok",
+        "",
+    ),
+    "count huge": (
+        lambda: tp.rank(GOOD, 0.5, n_neighbors=10**400),
+        "ValueError",
+        "`n_neighbors` must be at least 1 and below 2\\*\\*63; got a number of 1329 bits",
+    ),
+    "number traced": (
+        lambda: jax.jit(lambda g: tp.rank(GOOD, 0.5, labels=SCORES, agreement_power=g).scores)(4.0),
+        "TypeError",
+        "`agreement_power` must be static",
+    ),
+    "number huge": (
+        lambda: tp.rank(GOOD, 0.5, labels=SCORES, agreement_power=10**400),
+        "ValueError",
+        "`agreement_power` must be finite in float32 and at least 0; got agreement_power=inf",
+    ),
+    "beta huge": (
+        lambda: tp.rank(GOOD, 0.5, beta=-(10**400)),
+        "ValueError",
+        "`beta` must be between -50 and 50; got beta=-inf",
+    ),
+    "beta of integers": (lambda: tp.select(FUZZY, SCORES, 0.5, beta=np.asarray(2)), "ok", ""),
     "ratio numeric text": (
         lambda: tp.rank(GOOD, "0.9"),
         "TypeError",
@@ -687,6 +745,13 @@ OTHERS = {
         ),
         "ValueError",
         "`birth_range` must be two numbers; got ",
+    ),
+    "image range infinite": (
+        lambda: tp.persistence_image(
+            DIAGRAM, dim=0, birth_range=(0, np.inf), lifetime_range=(0.0, 1.0), bandwidth=0.1
+        ),
+        "ValueError",
+        "`birth_range` must be finite in float32; got birth_range=inf",
     ),
     "image resolution": (
         lambda: tp.persistence_image(

@@ -18,6 +18,7 @@ from ._types import Array, ArrayInput, Key
 
 LARGEST_BETA = 50.0  # its exponential is a weight
 _CHUNK_BYTES = 1 << 26
+_LARGEST_COUNT = 2**63 - 1
 
 
 def _kind(array: Any) -> str:
@@ -280,16 +281,36 @@ def refuse(sentence: str) -> NoReturn:
     raise ValueError(sentence)
 
 
+def static(value: Any, *, name: str) -> Any:
+    """The Python number in an array without axes; anything else that is known as it is."""
+    if is_traced(value):
+        raise TypeError(
+            f"`{name}` must be static, since shapes or what is compiled depend on it; got a traced "
+            "value. Name it in `static_argnames` of `jit`, or pass a Python number."
+        )
+    if not isinstance(value, np.ndarray | jax.Array) or value.shape != ():
+        return value
+    number = {"float": float, "i": int, "u": int}.get(_kind(value))
+    return value if number is None else number(value)
+
+
+def _as_float(value: Any) -> float:
+    """`value` as a float, infinite where it is an integer beyond the range of floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf
+
+
 def check_ratio(ratio: Any) -> float:
     """`ratio`, the fraction removed, as a float in [0, 1)."""
-    if isinstance(ratio, np.ndarray | jax.Array) and ratio.shape == () and not is_traced(ratio):
-        ratio = ratio.item()
+    ratio = static(ratio, name="ratio")
     if isinstance(ratio, bool) or not isinstance(ratio, int | float | np.number):
         got = f"shape {np.shape(ratio)}" if hasattr(ratio, "shape") else repr(ratio)
         raise TypeError(
             f"`ratio` must be a number; got {got}. Pass the fraction to remove, such as 0.9."
         )
-    value = float(ratio)
+    value = _as_float(ratio)
     if 1.0 <= value <= 100.0:
         hint = (
             f"Pass {value / 100:g} to remove {value:g} %."
@@ -301,7 +322,7 @@ def check_ratio(ratio: Any) -> float:
     if not 0.0 <= value < 1.0:
         raise ValueError(
             "`ratio` is the fraction of samples to remove and must be in [0, 1); "
-            f"got {ratio!r}. {hint}"
+            f"got {value if np.isinf(value) else repr(ratio)}. {hint}"
         )
     return value
 
@@ -317,11 +338,16 @@ def check_instance(value: Any, cls: type, *, name: str, hint: str) -> None:
 
 def check_count(value: Any, *, name: str, low: int, high: int | None = None, hint: str = "") -> int:
     """`value` as an int in [low, high]."""
+    value = static(value, name=name)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"`{name}` must be a whole number; got {value!r}. {hint}".rstrip())
-    if value < low or (high is not None and value > high):
+    if not low <= value <= (_LARGEST_COUNT if high is None else high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(f"`{name}` must be {bounds}; got {name}={value}. {hint}".rstrip())
+        got = f"{name}={value}"
+        if abs(int(value)) > _LARGEST_COUNT:
+            got = f"a number of {int(value).bit_length()} bits"
+            bounds += " and below 2**63" if high is None else ""
+        raise ValueError(f"`{name}` must be {bounds}; got {got}. {hint}".rstrip())
     return int(value)
 
 
@@ -329,22 +355,25 @@ def check_number(
     value: Any, *, name: str, low: float, high: float = np.inf, hint: str = ""
 ) -> float:
     """`value` as a finite float in [low, high]."""
+    value = static(value, name=name)
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"`{name}` must be a number; got {value!r}. {hint}".rstrip())
+    value = _as_float(value)
     with np.errstate(over="ignore"):
         fits = bool(np.isfinite(np.float32(value)))  # JAX would make infinity of it
     if not low <= value <= high or not fits:
-        bounds = f"at least {low:g}" if high == np.inf else f"between {low:g} and {high:g}"
+        bounds = f"between {low:g} and {high:g}"
+        if high == np.inf:
+            finite = [] if fits else ["finite in float32"]
+            bounds = " and ".join(finite + ([f"at least {low:g}"] if low > -np.inf else []))
         raise ValueError(f"`{name}` must be {bounds}; got {name}={value:g}. {hint}".rstrip())
-    return float(value)
+    return value
 
 
 def check_beta(beta: Any) -> float | Array:
     """`beta` as a number, or a traced one, which cannot be looked at."""
-    if isinstance(beta, jax.Array) and beta.shape == () and beta.dtype != bool:
-        if is_traced(beta):
-            return beta
-        beta = float(beta)
+    if is_traced(beta) and beta.shape == () and beta.dtype != bool:
+        return beta
     hint = "Its exponential is a weight."
     return check_number(beta, name="beta", low=-LARGEST_BETA, high=LARGEST_BETA, hint=hint)
 

@@ -34,6 +34,11 @@ _START_EXTENT = 10.0  # umap-learn's
 _SHIFTS_AT_ONCE = 32  # whose forces are summed without rounding
 
 
+def _option(name: str, default: Any) -> Any:
+    """A static field, whose number may come in an array."""
+    return eqx.field(static=True, default=default, converter=partial(checks.static, name=name))
+
+
 class EmbeddingOptions(eqx.Module):
     r"""What `embed` may be told.
 
@@ -52,12 +57,12 @@ class EmbeddingOptions(eqx.Module):
       `principal_components(points, c, key=key)`, goes to `embed` itself.
     """
 
-    n_components: int = eqx.field(static=True, default=2)
-    min_dist: float = eqx.field(static=True, default=0.1)
-    spread: float = eqx.field(static=True, default=1.0)
-    n_epochs: int = eqx.field(static=True, default=120)
-    repulsion: float = eqx.field(static=True, default=1.0)
-    n_negatives: int = eqx.field(static=True, default=64)
+    n_components: int = _option("n_components", 2)
+    min_dist: float = _option("min_dist", 0.1)
+    spread: float = _option("spread", 1.0)
+    n_epochs: int = _option("n_epochs", 120)
+    repulsion: float = _option("repulsion", 1.0)
+    n_negatives: int = _option("n_negatives", 64)
     start: str = eqx.field(static=True, default="spectral")
 
     def __check_init__(self):

@@ -265,7 +265,7 @@ def rank(
     options = {
         "n_neighbors": k,
         "manifold": manifold,
-        "patch_size": patch_size,
+        "patch_size": m,
         "beta": beta,
         "agreement_power": agreement_power,
         "embedding": embedding,

@@ -114,9 +114,9 @@ def write_report(
     if stability is not None:
         hint = "Pass what `ranking_stability` returned."
         checks.check_instance(stability, RankingStability, name="stability", hint=hint)
-    checks.check_count(patch_size, name="patch_size", low=2)
-    checks.check_count(max_points, name="max_points", low=100)
-    checks.check_count(n_examples, name="n_examples", low=1, high=1000)
+    patch_size = checks.check_count(patch_size, name="patch_size", low=2)
+    max_points = checks.check_count(max_points, name="max_points", low=100)
+    n_examples = checks.check_count(n_examples, name="n_examples", low=1, high=1000)
 
     scores = np.asarray(ranking.scores, dtype=np.float64)
     ranks = np.empty(n, dtype=np.int32)

@@ -81,8 +81,7 @@ def epoch_batches(
     batch_size = checks.check_count(batch_size, name="batch_size", low=1)
     checks.check_key(key)
     if not checks.is_traced(epoch):
-        number = epoch.item() if isinstance(epoch, jax.Array) and epoch.ndim == 0 else epoch
-        epoch = checks.check_count(number, name="epoch", low=0, high=2**31 - 1)
+        epoch = checks.check_count(epoch, name="epoch", low=0, high=2**31 - 1)
     if n_steps is not None:
         steps = checks.check_count(n_steps, name="n_steps", low=1)
         return _passes(indices, key, epoch, steps, batch_size)
