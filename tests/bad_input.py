@@ -28,6 +28,34 @@ NINE = jnp.int32(9)
 STATE = tp.ManifoldState(GOOD, GOOD)
 
 
+class Tensor:
+    """Refuses to be read by NumPy, as tensors of other libraries do."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+NEEDS_GRADIENT = RuntimeError(
+    "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+)
+ELSEWHERE = TypeError(
+    "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.\nC++ stack trace"
+)
+
+
+class Loader:
+    """Gives batches and their number and nothing else, as a DataLoader does."""
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        return iter([GOOD[:20], GOOD[20:]])
+
+
 def spoiled(value):
     points = GOOD.copy()
     points[7, 1] = value
@@ -484,6 +512,27 @@ OTHERS = {
         "TypeError",
         "`batch 0 of features` must be an array of numbers; got tuple",
     ),
+    "rank of a tensor with a gradient": (
+        lambda: tp.rank(Tensor(NEEDS_GRADIENT), 0.5),
+        "TypeError",
+        r"got Tensor, which NumPy cannot read as one array. It says: .* requires grad. Use tensor",
+    ),
+    "rank of a tensor elsewhere": (
+        lambda: tp.rank(Tensor(ELSEWHERE), 0.5),
+        "TypeError",
+        r"It says: can't convert cuda:0 .* Use Tensor.cpu\(\) first.$",
+    ),
+    "rank of a loader": (
+        lambda: tp.rank(Loader(), 0.5),
+        "TypeError",
+        r"got Loader, which is none of these. Pass `iter\(...\)` over batches of features",
+    ),
+    "rank of a loader on a mesh": (
+        lambda: tp.rank(Loader(), 0.5, mesh=jax.make_mesh((1,), ("x",))),
+        "TypeError",
+        "`features` must be an array, .* on a mesh of devices; got an iterator or a loader",
+    ),
+    "rank of a set": (lambda: tp.rank({1.0}, 0.5), "TypeError", "must hold numbers; got dtype obj"),
     "rank of no batches": (
         lambda: tp.rank(iter([]), 0.5),
         "ValueError",

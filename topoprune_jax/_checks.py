@@ -4,6 +4,7 @@ Only shapes and types can be judged while JAX traces; values are looked at when 
 """
 
 import os
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,10 +41,12 @@ def as_array(values: ArrayInput, *, name: str) -> Array | np.ndarray:
     if not isinstance(values, jax.Array | np.ndarray):
         try:
             values = np.asarray(values)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
+            ragged = isinstance(values, list | tuple) and isinstance(error, ValueError)
+            hint = "Pass rows of equal length." if ragged else f"It says: {_first_line(error)}"
             raise TypeError(
                 f"`{name}` must be an array of numbers; got {type(values).__name__}, which NumPy "
-                f"cannot read as one array. Pass rows of equal length."
+                f"cannot read as one array. {hint}"
             ) from error
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         raise TypeError(
@@ -56,6 +59,12 @@ def as_array(values: ArrayInput, *, name: str) -> Array | np.ndarray:
             "Convert it to a float array first."
         )
     return values
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of others says, cut to a sentence."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return textwrap.shorten(said, 160, placeholder=" ...").rstrip(".") + "."
 
 
 def is_traced(values: Any) -> bool:

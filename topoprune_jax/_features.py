@@ -102,10 +102,11 @@ def _pieces(
 ) -> tuple[int, int, list[tuple[Any, int, list[np.ndarray]]]]:
     """n, d, and for each device of this process its first point and the arrays that hold its
     points one after the other."""
-    if isinstance(features, Iterator):
+    if isinstance(features, Iterator) or _is_loader(features):
         raise TypeError(
             "`features` must be an array, or a list of arrays, on a mesh of devices; got an "
-            "iterator, which nobody can read in parts. Write its batches to a file and map that."
+            "iterator or a loader, which nobody can read in parts. Write its batches to a file and "
+            "map that."
         )
     devices = [
         (i, device)
@@ -182,11 +183,23 @@ def _parts(features: ArrayInput) -> list[np.ndarray]:
         getattr(shard, "ndim", 0) == 2 for shard in features
     )
     if not is_sharded:
+        if _is_loader(features):
+            raise TypeError(
+                "`features` must be an array, a list of arrays or an iterator of batches; got "
+                f"{type(features).__name__}, which is none of these. Pass `iter(...)` over batches "
+                "of features."
+            )
         return [_matrix(features, "features")]
     parts = [_matrix(shard, f"features[{i}]") for i, shard in enumerate(features)]
     for i, part in enumerate(parts):
         _check_width(part, parts[0].shape[1], f"features[{i}]", "shard")
     return parts
+
+
+def _is_loader(features: ArrayInput) -> bool:
+    """Whether it only gives batches, as a DataLoader does, and is no array, sequence or set."""
+    others = ("__array__", "__getitem__", "__contains__", "shape")
+    return isinstance(features, Iterable) and not any(hasattr(features, name) for name in others)
 
 
 def _matrix(values: ArrayInput, name: str) -> np.ndarray:
