@@ -473,3 +473,12 @@ def test_rejects_other_arguments(rng):
         tp.knn_graph(points, labels=np.zeros(19, int))
     with pytest.raises(ValueError, match="at least 2 rows"):
         tp.knn_graph(points[:1])
+
+
+def test_traced_labels_far_apart_are_no_padding(rng):
+    """The difference of two of them does not fit in their type."""
+    points = rng.normal(size=(12, 2)).astype(np.float32)
+    labels = np.array([-(2**31), 2**31 - 1, 0], np.int32)[np.arange(12) % 3]
+    expected = tp.knn_graph(points, n_neighbors=3, labels=labels)
+    several = jax.vmap(lambda y: tp.knn_graph(points, n_neighbors=3, labels=y))(labels[None])
+    np.testing.assert_array_equal(several.indices[0], expected.indices)

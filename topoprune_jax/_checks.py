@@ -194,7 +194,6 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
     """Class codes 0 .. n_classes-1 as int32, numbered in the order of the sorted labels.
 
     Any labels that can be told apart are accepted: integers, whole floats, booleans, strings.
-    Integer labels that JAX is tracing are returned as they are.
     """
     if is_traced(labels):
         if labels.shape != (n,):
@@ -207,9 +206,9 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
                 f"`{name}` must be integers while JAX traces; got dtype {labels.dtype}. "
                 "Convert them to integers outside."
             )
-        # Codes below 0 would be taken for padding; equal labels stay equal.
-        codes = labels.astype(jnp.int32)
-        return codes - jnp.min(codes)
+        # Not the difference to the least label, which overflows for those far apart.
+        _, codes = jnp.unique(labels, return_inverse=True, size=n)
+        return codes.astype(jnp.int32)
     if isinstance(labels, np.ma.MaskedArray):
         raise TypeError(
             f"`{name}` is a masked array; got {np.ma.count_masked(labels)} masked entries. "
