@@ -344,6 +344,21 @@ OTHERS = {
         "TypeError",
         "`labels` must be integers or strings; got an object array",
     ),
+    "rank labels of strings and NaN": (
+        lambda: tp.rank(GOOD[:3], 0.5, labels=["a", float("nan"), "b"]),
+        "TypeError",
+        "`labels` must be all strings or all integers; got a list of float and str, .* a label",
+    ),
+    "rank labels of strings and numbers": (
+        lambda: tp.rank(GOOD[:3], 0.5, labels=("1", 1, 2)),
+        "TypeError",
+        "`labels` must be all strings or all integers; got a list of int and str",
+    ),
+    "rank labels of bytes and numbers": (
+        lambda: tp.rank(GOOD[:3], 0.5, labels=[b"1", 1, 2]),
+        "TypeError",
+        "got a list of bytes and int",
+    ),
     "rank key int": (
         lambda: tp.rank(GOOD, 0.5, key=0),
         "TypeError",

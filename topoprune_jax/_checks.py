@@ -226,6 +226,15 @@ def check_labels(labels: ArrayInput, n: int, *, name: str = "labels") -> Array:
             f"`{name}` must have shape ({n},), one label a sample; got shape {values.shape}. "
             f"Pass one label for every one of the {n} samples, or leave `{name}` out."
         )
+    if values.dtype.kind in "US" and isinstance(labels, list | tuple):
+        text = str if values.dtype.kind == "U" else bytes
+        kinds = set(map(type, labels))
+        if not all(issubclass(kind, text) for kind in kinds):
+            raise TypeError(
+                f"`{name}` must be all strings or all integers; got a list of "
+                f"{' and '.join(sorted(kind.__name__ for kind in kinds))}, of which NumPy would "
+                "make strings. Give every sample a label, and convert them to one type."
+            )
     if values.dtype.kind == "O":
         if not all(isinstance(value, str) for value in values):
             raise TypeError(
