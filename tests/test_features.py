@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from topoprune_jax import _features
-from topoprune_jax._features import traced_unit_rows, unit_rows
+from topoprune_jax._features import as_parts, known_shape, traced_unit_rows, unit_rows
 
 
 @pytest.fixture
@@ -121,6 +121,21 @@ def test_batches_are_held_once_as_float32(rng, monkeypatch):
     assert found.shape == (n, d)
     # The rows twice, while the batches are put together, and little else; float64 is as much.
     assert peak < 2.3 * 4 * n * d
+
+
+def test_what_is_no_array_is_read_once(features):
+    class Frame:
+        reads = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.reads += 1
+            return features
+
+    frame = Frame()
+    parts = as_parts(frame)
+    assert known_shape(parts) == features.shape
+    np.testing.assert_array_equal(rows(parts), rows(features))
+    assert frame.reads == 1
 
 
 def test_progress_counts_rows(features):

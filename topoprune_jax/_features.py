@@ -33,9 +33,9 @@ def unit_rows(
     1e200 and 2**60 what they are, where JAX would make infinity of the one and 0 of the other.
     """
     slab_bytes = _SLAB_BYTES if tile_bytes is None else min(_SLAB_BYTES, tile_bytes)
-    parts = None if isinstance(features, Iterator) else _parts(features)
-    if parts is None:
-        points = _of_batches(features, normalize, progress, slab_bytes)
+    parts = as_parts(features)
+    if isinstance(parts, Iterator):
+        points = _of_batches(parts, normalize, progress, slab_bytes)
     else:
         points = _of_parts(parts, normalize, progress, slab_bytes)
     n, step = points.shape[0], _slab_rows(points.shape[1], slab_bytes)
@@ -46,11 +46,18 @@ def unit_rows(
     return jax.device_put(points), identical  # `jnp.asarray` would copy
 
 
-def known_shape(features: ArrayInput) -> tuple[int, int] | None:
+def as_parts(features: ArrayInput) -> list[np.ndarray] | Iterator[ArrayInput]:
+    """The one array or the several shards, on the host, with one number of columns; batches as
+    they come."""
+    return features if isinstance(features, Iterator) else _parts(features)
+
+
+def known_shape(parts: list[np.ndarray] | Iterator[ArrayInput]) -> tuple[int, int] | None:
     """(n, d) of what `unit_rows` would return; None for batches, which nobody counted."""
-    if isinstance(features, Iterator):
-        return None
-    parts = _parts(features)
+    return None if isinstance(parts, Iterator) else _shape(parts)
+
+
+def _shape(parts: list[np.ndarray]) -> tuple[int, int]:
     return sum(part.shape[0] for part in parts), parts[0].shape[1]
 
 
@@ -130,7 +137,7 @@ def _pieces(
             ],
         )
     parts = _parts(features)
-    n, d = sum(part.shape[0] for part in parts), parts[0].shape[1]
+    n, d = _shape(parts)
     share = -(-n // mesh.size)
     return (
         n,
@@ -178,9 +185,8 @@ def _slab_rows(d: int, slab_bytes: int) -> int:
 
 
 def _parts(features: ArrayInput) -> list[np.ndarray]:
-    """The one array or the several shards, on the host, with one number of columns."""
     is_sharded = isinstance(features, list | tuple) and any(
-        getattr(shard, "ndim", 0) == 2 for shard in features
+        getattr(shard, "ndim", 0) == 2 or checks.is_traced(shard) for shard in features
     )
     if not is_sharded:
         if _is_loader(features):
@@ -241,7 +247,7 @@ def _let_go(part: np.ndarray) -> None:
 def _of_parts(
     parts: list[np.ndarray], normalize: bool, progress: Progress | None, slab_bytes: int
 ) -> np.ndarray:
-    n, d = sum(part.shape[0] for part in parts), parts[0].shape[1]
+    n, d = _shape(parts)
     points = _aligned(n, d)
     is_unit = normalize and d > 1
     reach = 0.0

@@ -16,7 +16,7 @@ from ._beta import choose_beta
 from ._checkpoint import check_checkpoint, fingerprint
 from ._components import connected_components
 from ._embedding import EmbeddingOptions, check_options, embed
-from ._features import divided_unit_rows, known_shape, traced_unit_rows, unit_rows
+from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
 from ._graph import NEIGHBORS, NeighborGraph, check_graph, method_for, nearest_neighbors
 from ._graph_exact import TILE_BYTES
@@ -246,11 +246,13 @@ def rank(
         result = RESULTS.where(finite, result, RESULTS.features_not_finite)
         tile_bytes = TILE_BYTES
     else:
-        shape = known_shape(features)
+        parts = as_parts(features)
+        shape = known_shape(parts)
         tile_bytes = None if shape is None else tiles(*shape, held=0)
         points, identical = unit_rows(
-            features, normalize=normalize, progress=progress, tile_bytes=tile_bytes
+            parts, normalize=normalize, progress=progress, tile_bytes=tile_bytes
         )
+        del parts  # what was converted for it is of no more use
         result = RESULTS.all_identical if identical else RESULTS.successful
         if tile_bytes is None:
             tile_bytes = tiles(*points.shape, held=points.nbytes)
