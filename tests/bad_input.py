@@ -517,6 +517,30 @@ OTHERS = {
         "ValueError",
         r"`features\[1\]` must be a 2-D array, one row a sample; got 1-D",
     ),
+    "rank of traced shards": (
+        lambda: jax.jit(lambda x: tp.rank([x, GOOD], 0.5).scores)(GOOD),
+        "TypeError",
+        r"`features\[0\]` must be known, .* got a traced array. Concatenate the shards with `jnp",
+    ),
+    "rank of traced rows": (
+        lambda: jax.vmap(lambda x: tp.rank([x, x], 0.5).scores)(GOOD),
+        "TypeError",
+        r"`features\[0\]` must be known",
+    ),
+    "rank of a traced graph with a mesh": (
+        lambda: jax.vmap(
+            lambda w: (
+                tp.rank(
+                    GOOD,
+                    0.5,
+                    neighbors=tp.NeighborGraph(GRAPH.indices, GRAPH.distances * w),
+                    mesh=jax.make_mesh((1,), ("x",)),
+                ).scores
+            )
+        )(jnp.ones(2)),
+        "TypeError",
+        "`mesh` needs known values.* got a traced array",
+    ),
     "rank of batches of two widths": (
         lambda: tp.rank(iter([GOOD, GOOD[:, :2]]), 0.5),
         "ValueError",

@@ -1,6 +1,7 @@
 """Killed and resumed: the same bits as without, whatever was half done, damaged or exchanged."""
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -373,11 +374,15 @@ def test_what_cannot_be_a_checkpoint_is_one_sentence(features, tmp_path):
         with pytest.raises(error, match=message) as caught:
             tp.rank(features, 0.9, checkpoint=path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(TypeError, match="keeps values that are known; got traced ones"):
-        jax.eval_shape(
-            lambda key: tp.rank(features, 0.9, key=key, checkpoint=tmp_path / "kept").kept,
-            jax.random.key(0),
-        )
+    keep = functools.partial(tp.rank, features, 0.9, checkpoint=tmp_path / "kept")
+    graph = tp.knn_graph(features, n_neighbors=5)
+    for function, argument in [
+        (lambda key: keep(key=key).kept, jax.random.key(0)),
+        (lambda graph: keep(neighbors=graph).kept, graph),
+        (lambda _: keep().kept, 0.0),  # closes over everything
+    ]:
+        with pytest.raises(TypeError, match="keeps values that are known; got traced ones"):
+            jax.eval_shape(function, argument)
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -256,6 +256,15 @@ def test_progress_ends_every_stage_and_changes_nothing(digits, ranking):
         assert done == sorted(done)
 
 
+def test_progress_is_silent_while_anything_is_traced(digits):
+    calls = []
+    rank = functools.partial(tp.rank, ratio=0.9, progress=lambda *call: calls.append(call))
+    features = digits[0][:30]
+    jax.eval_shape(lambda _: rank(features).kept, 0.0)
+    jax.eval_shape(lambda graph: rank(features, neighbors=graph).kept, tp.knn_graph(features))
+    assert not calls
+
+
 def test_interrupt_from_progress_stops(digits):
     def stop(stage, done, total):
         if stage == "embedding" and done:

@@ -72,6 +72,11 @@ def is_traced(values: Any) -> bool:
     return isinstance(values, Tracer)
 
 
+def is_tracing() -> bool:
+    """Whether every new array is traced here, whatever it is made of, as inside `jit`."""
+    return is_traced(jnp.zeros(()))
+
+
 def known_values() -> AbstractContextManager:
     """Inside it, arrays that a traced function closes over can be looked at as outside."""
     return jax.ensure_compile_time_eval()

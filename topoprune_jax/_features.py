@@ -209,6 +209,11 @@ def _is_loader(features: ArrayInput) -> bool:
 
 
 def _matrix(values: ArrayInput, name: str) -> np.ndarray:
+    if checks.is_traced(values):
+        raise TypeError(
+            f"`{name}` must be known, since shards and batches are read one by one; got a traced "
+            "array. Concatenate the shards with `jnp.concatenate` and pass that."
+        )
     values = checks.as_array(values, name=name)
     checks.check_matrix_shape(values, name=name, min_points=1)
     return np.asarray(values) if isinstance(values, jax.Array) else values

@@ -194,17 +194,17 @@ def rank(
     ```
     """
     ratio = checks.check_ratio(ratio)
-    traced = [checks.is_traced(value) for value in (features, labels, beta, key)]
-    if any(traced):
+    traced = checks.is_tracing() or _any_traced(features, labels, neighbors, beta, key)
+    if traced:
         progress = None
     if checkpoint is not None:
-        if any(traced):
+        if traced:
             raise TypeError(
                 "`checkpoint` keeps values that are known; got traced ones. Leave it out inside "
                 "`jit` and `vmap`."
             )
         check_checkpoint(checkpoint)
-    mesh = check_mesh(mesh, features, traced=any(traced))
+    mesh = check_mesh(mesh, features, traced=traced)
     k = checks.check_count(n_neighbors, name="n_neighbors", low=1)
     _check_name(neighbors)
     check_manifold(manifold)
@@ -374,6 +374,13 @@ def _stages(
         key=strata_key,
     )
     return scores, order, z, coordinates, beta, graph.recall
+
+
+def _any_traced(features, labels, neighbors, beta, key) -> bool:
+    """Whether JAX traces any of these, shards and the arrays of a graph among them."""
+    shards = features if isinstance(features, list | tuple) else [features]
+    graph = jax.tree.leaves(neighbors) if isinstance(neighbors, NeighborGraph) else []
+    return any(checks.is_traced(value) for value in (*shards, *graph, labels, beta, key))
 
 
 def _check_name(neighbors: str | NeighborGraph) -> None:
