@@ -230,7 +230,7 @@ OTHERS = {
         "`dims` must be a sequence of homology dimensions; got",
     ),
     "complexity power": (
-        lambda: tp.structural_complexity(GOOD, power=jnp.asarray(2.0)),
+        lambda: tp.structural_complexity(GOOD, power=jnp.asarray([2.0])),
         "TypeError",
         "`power` must be a number; got Array",
     ),

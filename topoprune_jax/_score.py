@@ -96,8 +96,8 @@ def structural_complexity(
     size = checks.check_count(patch_size, name="patch_size", low=2)
     if method not in ("total_persistence", "displacement"):
         raise ValueError(f"`method` must be 'total_persistence' or 'displacement'; got {method!r}.")
-    checks.check_count(n_steps, name="n_steps", low=1)
-    checks.check_number(
+    n_steps = checks.check_count(n_steps, name="n_steps", low=1)
+    step_size = checks.check_number(
         step_size, name="step_size", low=0, high=1, hint="Longer steps overshoot and diverge."
     )
     dims = check_dims(dims)
@@ -105,7 +105,7 @@ def structural_complexity(
     power = check_power(power)
     codes = None if labels is None else checks.check_labels(labels, n)
     mesh = check_mesh(mesh, traced=checks.is_traced(points))
-    measure = _Measure(dims, power, method, n_steps, float(step_size), reduction)
+    measure = _Measure(dims, power, method, n_steps, step_size, reduction)
     score = partial(_score_patches if mesh is None else partial(_score_on, mesh), measure=measure)
     if n < 2:
         itself = jnp.arange(n, dtype=jnp.int32)

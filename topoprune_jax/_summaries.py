@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ._checks import as_array, check_count, check_finite, check_instance, check_number
+from ._checks import as_array, check_count, check_finite, check_instance, check_number, static
 from ._diagram import Diagram, check_dims
 from ._types import Array, ArrayInput
 
@@ -403,6 +403,7 @@ def _check_range(ends: tuple[float, float], name: str) -> tuple[float, float]:
 
 def check_power(power: Any) -> float:
     """`power` as a positive float."""
+    power = static(power, name="power")
     if isinstance(power, bool) or not isinstance(power, int | float | np.integer | np.floating):
         raise TypeError(f"`power` must be a number; got {power!r}. Pass a number such as 1.0.")
     if not (power > 0 and math.isfinite(power)):
