@@ -287,6 +287,27 @@ def test_an_optimizer_inside_jit_walks_as_outside(name):
     np.testing.assert_allclose(inside[0], outside[0], rtol=1e-4, atol=1e-5)
 
 
+def products(jaxpr):
+    """The matrix products of a program, in its loops and branches too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+@pytest.mark.parametrize("name", [*DIFFERENTIABLE, *DISCRETE])
+def test_products_keep_the_precision_of_their_numbers(name):
+    """Unless asked, accelerators multiply in less: TPUs in bfloat16, GPUs in TensorFloat-32."""
+    f = functools.partial(value, {**DIFFERENTIABLE, **DISCRETE}[name])
+    traced = jax.make_jaxpr(f if name in DISCRETE else jax.value_and_grad(f))(CLOUDS[0])
+    highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+    for equation in products(traced.jaxpr):
+        assert equation.params["precision"] == highest, equation
+
+
 def test_the_table_names_every_public_function():
     """What is not in the table runs on the host, holds results, or has tests of its own."""
     named = {name.split(",")[0] for name in (*DIFFERENTIABLE, *DISCRETE)}

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._distance import rescale
+from ._distance import product, rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._ring import Rows, extent, gather
 from ._select import kept_by_strata, select
@@ -164,7 +164,7 @@ def _disagreement(
     lengths = 0.5 * jnp.sum(centers * centers, axis=1)
 
     def differs(i: Int[Array, ""]) -> Array:
-        nearest = kept[jnp.argmax(centers @ points[i] - lengths)]
+        nearest = kept[jnp.argmax(product(centers, points[i]) - lengths)]
         return codes[nearest] != codes[i]
 
     batch = max(1, min(looked_at.shape[0], _TILE_NUMBERS // kept.shape[0]))

@@ -32,6 +32,11 @@ def norm(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     return jnp.where(is_zero, jnp.zeros_like(squared), jnp.sqrt(jnp.where(is_zero, 1, squared)))
 
 
+def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`a @ b` in the precision of the numbers, which accelerators give up unless asked."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def varying_with(start: Any, data: Array) -> Any:
     """`start`, made of constants, as the first carry of a loop over `data`.
 

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Float
 
 from . import _checks as checks
+from ._distance import product
 from ._embedding import EmbeddingOptions, check_options, embed, starting_points
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._types import Array, ArrayInput, Key
@@ -89,8 +90,8 @@ def align(points: Float[Array, "n c"], target: Float[Array, "n c"]) -> Float[Arr
     """`points` shifted, turned and mirrored onto `target` (orthogonal Procrustes)."""
     center = jnp.mean(target, axis=0, keepdims=True)
     points = points - jnp.mean(points, axis=0, keepdims=True)
-    u, _, vt = jnp.linalg.svd(points.T @ (target - center), full_matrices=False)
-    return points @ (u @ vt) + center
+    u, _, vt = jnp.linalg.svd(product(points.T, target - center), full_matrices=False)
+    return product(points, product(u, vt)) + center
 
 
 @jax.jit

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from . import _checks as checks
 from . import _graph_exact as exact
-from ._distance import norm, varying_with
+from ._distance import norm, product, varying_with
 from ._graph_exact import ROWS, Table
 from ._steps import Steps
 from ._types import Array, Progress
@@ -133,7 +133,7 @@ def _coordinates(table: Table, *, metric: str, width: int) -> _Coordinates:
         if inner:
             query = x.at[:, -1].add(-above)
             query_along = along - above[:, None] * direction[None, :]
-            asked = norm(query - jnp.matmul(query_along, axes.T, precision=lax.Precision.HIGHEST))
+            asked = norm(query - product(query_along, axes.T))
         if e > width:
             along = jnp.concatenate([along, rest[:, None]], axis=1)
         return along, asked, jnp.max(rest), jnp.max(norm(x))
@@ -167,22 +167,22 @@ def _principal_axes(sample: Float[Array, "m e"], p: int) -> Float[Array, "e p"]:
 
     def power(_, axes):
         # Orthogonal up to rounding, which is enough between two rounds and cheaper than `qr`.
-        weights, vectors = jnp.linalg.eigh(axes.T @ axes)
+        weights, vectors = jnp.linalg.eigh(product(axes.T, axes))
         least = jnp.maximum(limits.eps * weights[-1], limits.tiny)
-        axes = axes @ (vectors / jnp.sqrt(jnp.maximum(weights, least))[None, :])
-        return sample.T @ (sample @ axes)
+        axes = product(axes, vectors / jnp.sqrt(jnp.maximum(weights, least))[None, :])
+        return product(sample.T, product(sample, axes))
 
     axes = jax.random.normal(jax.random.key(0), (e, min(e, p + 8)), sample.dtype)
     axes = jnp.linalg.qr(lax.fori_loop(0, _POWERS, power, axes))[0]
-    scores = sample @ axes
-    vectors = jnp.linalg.eigh(scores.T @ scores)[1]
-    return axes @ vectors[:, ::-1][:, :p]
+    scores = product(sample, axes)
+    vectors = jnp.linalg.eigh(product(scores.T, scores))[1]
+    return product(axes, vectors[:, ::-1][:, :p])
 
 
 def _projected(x: Float[Array, "rows e"], axes: Float[Array, "e p"]) -> tuple[Array, Array]:
     """Coordinates along the axes, and the length of what they leave."""
-    along = jnp.matmul(x, axes, precision=lax.Precision.HIGHEST)
-    return along, norm(x - jnp.matmul(along, axes.T, precision=lax.Precision.HIGHEST))
+    along = product(x, axes)
+    return along, norm(x - product(along, axes.T))
 
 
 def _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes):
@@ -493,9 +493,7 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
     def tile(t):
         own = _tile_rows(tree, plan, t)
         x = tree.coordinates.queries(own)
-        to_centers = square[None, :] - 2 * jnp.matmul(
-            x[:, :s], tree.centers.T, precision=lax.Precision.HIGHEST
-        )
+        to_centers = square[None, :] - 2 * product(x[:, :s], tree.centers.T)
         near = exact.smallest(to_centers, votes, groups)[0][:, -1:]
         count = jnp.sum(to_centers <= near, axis=0, dtype=x.dtype)
         # Blocks with equal votes by their mean distance, which counts for less than one vote.
@@ -505,7 +503,7 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
         rank = rank.at[t >> plan.split].set(jnp.inf)
         visited = jnp.sort(lax.top_k(rank, plan.visited)[1])
         columns = values[visited].reshape(plan.visited * size, -1)
-        score = jnp.matmul(-2 * x, columns.T, precision=lax.Precision.HIGHEST)
+        score = product(-2 * x, columns.T)
         score = score + tree.square[visited].reshape(1, -1)
         score, place = _least_of_groups(score, plan.candidates)
         found = visited[place // size] * size + place % size

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._distance import norm, varying_with
+from ._distance import norm, product, varying_with
 from ._mesh import SPLIT, WHOLE, here, on_all, on_shares
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Progress
@@ -355,7 +355,7 @@ def scan(
     def scan_block(b, best):
         values, found = best
         part, other, first = columns(lo + b * block)
-        score = jnp.matmul(query, part.T, precision=lax.Precision.HIGHEST)
+        score = product(query, part.T)
         if other is not None:
             score = jnp.where(codes[:, None] == other[None, :], score, jnp.inf)
         new_values, new = smallest(score, n_candidates, n_groups)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._components import connected_components
-from ._distance import rescale, varying_with
+from ._distance import product, rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._ring import Rows, gather, tilewise
 from ._subspace import Parts, Whole
@@ -82,7 +82,7 @@ def _principal_axes(sample, n_components, *, key) -> tuple[Float[Array, " d"], F
     length = jnp.sum(components * components, axis=0)
     # The components are the sample along the axes: A = X^T (X a) / |X a|^2 is a again, up to what
     # the iteration has left of other axes.
-    axes = centered.T @ components
+    axes = product(centered.T, components)
     return center, axes / jnp.where(length > 0, length, 1)[None, :]
 
 
@@ -93,7 +93,7 @@ def _along(
         return jnp.sum((rows - center[None, :])[:, None, :] * axes.T[None, :, :], axis=2)
 
     def at_once(rows):
-        return jnp.matmul(rows - center[None, :], axes, precision=lax.Precision.HIGHEST)
+        return product(rows - center[None, :], axes)
 
     return lax.platform_dependent(rows, cpu=in_order, default=at_once)
 
@@ -120,14 +120,14 @@ def _principal_components(points, n_components, *, key):
     centered = points - jnp.mean(points, axis=0, keepdims=True)
 
     def power(_, axes):
-        return jnp.linalg.qr(centered.T @ (centered @ axes))[0]
+        return jnp.linalg.qr(product(centered.T, product(centered, axes)))[0]
 
     axes = jnp.linalg.qr(jax.random.normal(key, (d, width), points.dtype))[0]
     axes = lax.fori_loop(0, 8, power, varying_with(axes, points))
-    scores = centered @ axes
-    values, vectors = jnp.linalg.eigh(scores.T @ scores)
+    scores = product(centered, axes)
+    values, vectors = jnp.linalg.eigh(product(scores.T, scores))
     order = jnp.argsort(-values)[:n_components]
-    result = (scores @ vectors[:, order]) * scale
+    result = product(scores, vectors[:, order]) * scale
     return jnp.pad(result, ((0, 0), (0, n_components - result.shape[1])))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
+from ._distance import product
 from ._types import Array
 
 _DISTURBANCE = 1e-5  # far above rounding, far below what an eigenvector need be known to
@@ -28,16 +29,16 @@ class Whole(NamedTuple):
         # With the trivial vector as first column, whatever completes a block that rounding has
         # robbed of its rank is orthogonal to it too.
         trivial = self.trivial
-        x = x - trivial[:, None] * (trivial @ x)[None, :]
+        x = x - trivial[:, None] * product(trivial, x)[None, :]
         return jnp.linalg.qr(jnp.concatenate([trivial[:, None], x], axis=1))[0][:, 1:]
 
     def gram(self, basis: Float[Array, "n w"], image: Float[Array, "n w"]) -> Float[Array, "w w"]:
         """Inner products of all pairs."""
-        return basis.T @ image
+        return product(basis.T, image)
 
     def rotate(self, basis: Float[Array, "n w"], vectors: Float[Array, "w c"]):
         """Combinations of the basis."""
-        return basis @ vectors
+        return product(basis, vectors)
 
     def spread(self, value: Float[Array, ""]) -> Float[Array, ""]:
         """The value at every point."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ._checks import as_array, check_count, check_finite, check_instance, check_number, static
 from ._diagram import Diagram, check_dims
+from ._distance import product
 from ._types import Array, ArrayInput
 
 _LEAST_WIDTH = float(np.finfo(np.float32).tiny)
@@ -282,7 +283,7 @@ def persistence_image(
 
     along_births = mass(births, birth_range, "birth_range", r)
     along_lifetimes = mass(lifetimes, lifetime_range, "lifetime_range", s)
-    return jnp.einsum("...i,...ir,...is->...rs", weights, along_births, along_lifetimes)
+    return product(jnp.swapaxes(weights[..., None] * along_births, -1, -2), along_lifetimes)
 
 
 def sliced_wasserstein(
@@ -329,8 +330,8 @@ def sliced_wasserstein(
         return jnp.broadcast_to(jnp.mean(points, axis=-1, keepdims=True), points.shape)
 
     # An empty slot is the point (0, 0) on both sides, which changes no distance on a line.
-    left = jnp.concatenate([ours, onto_diagonal(theirs)], axis=-2) @ directions
-    right = jnp.concatenate([theirs, onto_diagonal(ours)], axis=-2) @ directions
+    left = product(jnp.concatenate([ours, onto_diagonal(theirs)], axis=-2), directions)
+    right = product(jnp.concatenate([theirs, onto_diagonal(ours)], axis=-2), directions)
     gaps = jnp.abs(jnp.sort(left, axis=-2) - jnp.sort(right, axis=-2))
     return jnp.mean(jnp.sum(gaps, axis=-2), axis=-1)
 

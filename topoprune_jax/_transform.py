@@ -7,7 +7,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._distance import norm, varying_with
+from ._distance import norm, product, varying_with
 from ._embedding import CLIP, NEGATIVES, EmbeddingOptions, check_options, fit_ab
 from ._graph_exact import fitting_scale, merge, no_neighbors, relative_rounding
 from ._types import Array, ArrayInput
@@ -190,7 +190,7 @@ def _nearest(state: ManifoldState, new: Float[Array, "q d"]) -> Int[Array, "rows
 
     def batch(x: Float[Array, "batch d"]) -> Int[Array, "batch k"]:
         moved = x - center
-        products = jnp.matmul(moved, centered.T, precision=lax.Precision.HIGHEST)
+        products = product(moved, centered.T)
         score = square[None, :] - 2 * products
         negative, found = lax.top_k(-score, n_candidates)
         found = found.astype(jnp.int32)

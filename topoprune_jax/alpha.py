@@ -20,6 +20,7 @@ from ._diagram import (
     host_generators,
     is_essential,
 )
+from ._distance import product
 from ._host._alpha import VERTICES, alpha_pairs
 from ._types import Array, ArrayInput
 
@@ -109,7 +110,7 @@ def _circumradius(points: Float[Array, "n d"], simplex: Int[Array, "4"]) -> Floa
     reach = jax.lax.stop_gradient(jnp.max(jnp.abs(edges)))
     reach = jnp.where(reach > 0, reach, 1)
     edges = edges / reach
-    gram = edges @ edges.T
+    gram = product(edges, edges.T)
     half = jnp.diagonal(gram) / 2
     # Cosines between the edges, and the identity where there is no vertex.
     length = jnp.sqrt(jnp.where(there, jnp.diagonal(gram), 1))
@@ -117,7 +118,7 @@ def _circumradius(points: Float[Array, "n d"], simplex: Int[Array, "4"]) -> Floa
         there[:, None] & there[None, :], gram / (length[:, None] * length[None, :]), jnp.eye(3)
     )
     right = half / length
-    squared = right @ _solve(cosines, right)
+    squared = product(right, _solve(cosines, right))
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0) * reach
 
@@ -125,6 +126,6 @@ def _circumradius(points: Float[Array, "n d"], simplex: Int[Array, "4"]) -> Floa
 def _solve(matrix: Float[Array, "3 3"], right: Float[Array, "3"]) -> Float[Array, "3"]:
     """Cramer's rule: three rows are too few for LAPACK to pay."""
     a, b, c = matrix
-    determinant = a @ jnp.cross(b, c)
+    determinant = product(a, jnp.cross(b, c))
     adjugate = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
-    return adjugate @ right / jnp.where(determinant > 0, determinant, 1)
+    return product(adjugate, right) / jnp.where(determinant > 0, determinant, 1)

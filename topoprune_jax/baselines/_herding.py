@@ -6,7 +6,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int
 
-from .._distance import rescale
+from .._distance import product, rescale
 from .._types import Array, ArrayInput, Key
 from ._common import Pruning, checked, in_each_class, pruning
 from ._greedy import most_picks, picks_first, within
@@ -81,7 +81,7 @@ def _herd(
 
     def gap(total: Float[Array, " d"]) -> Float[Array, " w"]:
         # (|total + x|^2 - |total|^2) / 2: centered at the mean, the picks should add up to nothing.
-        return half + jnp.matmul(total, columns, precision=lax.Precision.HIGHEST)
+        return half + product(total, columns)
 
     def pick(t: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         total, place = state

@@ -6,7 +6,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int
 
-from .._distance import rescale
+from .._distance import product, rescale
 from .._types import Array, ArrayInput, Key
 from ._common import Pruning, checked, in_each_class, pruning
 from ._greedy import most_picks, picks_first, within
@@ -81,9 +81,9 @@ def _cover(
     rounding = 2 * float(jnp.finfo(dtype).eps) * d**0.5
 
     def squared_distance(i: Array) -> Float[Array, " w"]:
-        product = jnp.matmul(points[i], columns, precision=lax.Precision.HIGHEST)
+        along = product(points[i], columns)
         lengths = square + square[i]
-        value = lengths - 2 * product
+        value = lengths - 2 * along
         return jnp.where(value <= rounding * lengths, 0, value)
 
     # -1 in `nearest` is a sample that can not be picked: picked already, or padding.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
-from .._distance import norm
+from .._distance import norm, product
 from .._types import Array, Key
 
 _N_STEPS = 100  # `niter` of the authors of SemDeDup; most runs settle long before
@@ -38,11 +38,11 @@ def spherical_kmeans(
 
         def tile(total: Array, operands: tuple[Array, Array]) -> tuple[Array, Array]:
             own, real = operands
-            similarity = jnp.matmul(own, centers.T, precision=lax.Precision.HIGHEST)
+            similarity = product(own, centers.T)
             codes = jnp.where(real, jnp.argmax(similarity, axis=1).astype(jnp.int32), -1)
             # A product with zeros and ones: a scatter's sum may differ between two runs on a GPU.
             belongs = (codes[None, :] == names[:, None]).astype(own.dtype)
-            total = total + jnp.matmul(belongs, own, precision=lax.Precision.HIGHEST)
+            total = total + product(belongs, own)
             return total, codes
 
         total, codes = lax.scan(tile, jnp.zeros_like(centers), (tiled, fine))
@@ -72,7 +72,7 @@ def _start(points: Float[Array, "n d"], n_clusters: int, key: Key) -> Float[Arra
         # Gumbel's trick draws an index with probability in proportion to `nearest`.
         noise = jax.random.gumbel(key, (n,), dtype)
         i = jnp.argmax(jnp.log(nearest) + noise)
-        distance = 1 - jnp.matmul(points[i], columns, precision=lax.Precision.HIGHEST)
+        distance = 1 - product(points[i], columns)
         distance = jnp.where(distance <= rounding, 0, distance)
         return jnp.minimum(nearest, distance), points[i]
 

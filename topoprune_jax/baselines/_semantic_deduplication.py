@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from .. import _checks as checks
+from .._distance import product
 from .._types import Array, ArrayInput, Key
 from ._common import Pruning, by_class, checked, pruning, unit_rows
 from ._kmeans import spherical_kmeans
@@ -126,10 +127,10 @@ def _similarity_to_earlier(
         i, first = operands
 
         def meet(j: Array, most: Float[Array, " rows"]) -> Float[Array, " rows"]:
-            product = jnp.matmul(own[i], own[j].T, precision=lax.Precision.HIGHEST)
+            cosines = product(own[i], own[j].T)
             same = cluster[i][:, None] == cluster[j][None, :]
             earlier = (j * rows + within_tile)[None, :] < (i * rows + within_tile)[:, None]
-            return jnp.maximum(most, jnp.max(jnp.where(same & earlier, product, 0), axis=1))
+            return jnp.maximum(most, jnp.max(jnp.where(same & earlier, cosines, 0), axis=1))
 
         return lax.fori_loop(first, i + 1, meet, jnp.zeros(rows, points.dtype))
 

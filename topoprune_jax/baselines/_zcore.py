@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from .. import _checks as checks
-from .._distance import rescale
+from .._distance import product, rescale
 from .._types import Array, ArrayInput, Key
 from ._common import Pruning, by_class, checked, pruning
 
@@ -162,12 +162,12 @@ def _gains(
     first, nearest = _first_least(distances)
     closeness = (nearest[:, None] / distances) ** exponent  # in [0, 1], whatever the units are
     closeness = jnp.where(distances <= _kth_least(distances, nearest, k)[:, None], closeness, 0)
-    total = jnp.matmul(closeness, jnp.ones(n, dtype), precision=lax.Precision.HIGHEST)
+    total = product(closeness, jnp.ones(n, dtype))
     duplicate = nearest == 0
     lost = jnp.where(duplicate, 0, weight / jnp.where(duplicate, 1, total))
     closeness = jnp.where(duplicate[:, None], 0, closeness)  # 0 / 0 at the duplicate itself
     gained = gained.at[first].add(-jnp.where(duplicate, weight, 0))
-    return gained - jnp.matmul(lost, closeness, precision=lax.Precision.HIGHEST)
+    return gained - product(lost, closeness)
 
 
 def _distances(
