@@ -35,7 +35,7 @@ def provenance(command: str, *, packages: tuple[str, ...] = ()) -> dict[str, Any
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file runs from, `-dirty` if changed; else None."""
+    """The commit of the checkout of this file, `-dirty` if more than results changed, or None."""
     package = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -51,6 +51,9 @@ def _commit() -> str | None:
         # An installed copy may lie inside somebody else's checkout, whose commit says nothing.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
             return None
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        # Runs are added to files of results, which change nothing that is measured.
+        elsewhere = (":(top)", ":(top,exclude)benchmarks/results")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *elsewhere)
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
