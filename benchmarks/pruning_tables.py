@@ -229,18 +229,23 @@ def curves(runs, place, value):
 
 
 def draw_all():
-    """Accuracy against the ratio, of those networks that have several; overlap against noise."""
+    """Accuracy against the ratio, of the methods that have several; overlap against noise."""
     runs = read("accuracy_validation")
     for network, source in groups(runs, "network", "features"):
         own = [r for r in seen_by(runs, source) if r["settings"]["network"] == network]
-        if source and len(groups(own, "ratio")) > 1:
+        several = {
+            method: values
+            for method, values in curves(
+                own,
+                lambda run: 100 * run["settings"]["ratio"],
+                lambda run: 100 * run["outcome"]["last"],
+            ).items()
+            if len(values) > 1
+        }
+        if source and any(METHODS[method].features for method in several):
             draw(
                 RESULTS / f"accuracy_{network}_{Path(source).stem}.png",
-                curves(
-                    own,
-                    lambda run: 100 * run["settings"]["ratio"],
-                    lambda run: 100 * run["outcome"]["last"],
-                ),
+                several,
                 "removed, %",
                 "accuracy, %",
             )
