@@ -1,5 +1,6 @@
-r"""Claim: `rank` takes 50,000 real feature vectors in well under a minute on two CPU cores, a small
-part of what umap-learn and gudhi take for the manifold and the scores alone.
+r"""Claim: `rank` takes 50,000 real feature vectors in well under a minute on two CPU cores, and a
+sixth of what umap-learn and gudhi take for the manifold and the scores. The first holds, the second
+does not.
 
     python benchmarks/bench_rank.py $TOPOPRUNE_DATA/cifar10_netA.npz::train_f \
         --labels $TOPOPRUNE_DATA/cifar10_netA.npz::train_y --peer \
