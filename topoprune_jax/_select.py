@@ -151,11 +151,12 @@ def kept_count(n: int, ratio: float) -> int:
 
     **Raises:** TypeError or ValueError for a number out of its range.
 
-    !!! example
+    ```python
+    >>> import topoprune_jax as tp
+    >>> tp.kept_count(45, 0.9)
+    5
 
-        ```python
-        order[: kept_count(len(order), 0.8)]
-        ```
+    ```
     """
     n = checks.check_count(n, name="n", low=1)
     ratio = checks.check_ratio(ratio)
