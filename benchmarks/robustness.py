@@ -48,9 +48,8 @@ from pruning_accuracy import (
 )
 from scipy.stats import spearmanr
 
-from topoprune_jax import vietoris_rips, wasserstein_distance
+from topoprune_jax import kept_count, vietoris_rips, wasserstein_distance
 from topoprune_jax._provenance import provenance
-from topoprune_jax._select import kept_count
 
 NOISES = [0.05, 0.1, 0.25, 0.5, 1.0]
 _SUBSAMPLE, _N_SUBSAMPLES = 256, 10

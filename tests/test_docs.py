@@ -110,6 +110,14 @@ def test_docstring_examples(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
+def test_what_the_site_takes_from_readme_has_no_links_into_the_repository():
+    readme = (ROOT / "README.md").read_text()
+    parts = re.findall(r"<!-- --8<-- \[start:\w+\] -->(.*?)<!-- --8<-- \[end:", readme, re.S)
+    assert len(parts) == 2
+    for part in parts:
+        assert not re.findall(r"\]\((?!https?://)[^)]*\)", part)
+
+
 def test_public_functions_have_examples():
     finder = doctest.DocTestFinder(recurse=False)
     everything = {**vars(topoprune_jax), **vars(baselines)}

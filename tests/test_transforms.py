@@ -304,7 +304,9 @@ def test_products_keep_the_precision_of_their_numbers(name):
     f = functools.partial(value, {**DIFFERENTIABLE, **DISCRETE}[name])
     traced = jax.make_jaxpr(f if name in DISCRETE else jax.value_and_grad(f))(CLOUDS[0])
     highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
-    for equation in products(traced.jaxpr):
+    found = list(products(traced.jaxpr))
+    assert found or name != "rank"  # which has some: they are really looked for
+    for equation in found:
         assert equation.params["precision"] == highest, equation
 
 

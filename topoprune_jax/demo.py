@@ -26,12 +26,13 @@ AWARE = "topoprune_jax, with labels"
 FREE = "topoprune_jax, without labels"
 RANDOM = "random"
 BALANCED = "class-balanced random"
-# Of the field's methods that need features alone, by the names that the demo shows.
-PEERS: dict[str, Callable[..., baselines.Pruning]] = {
-    "herding, with labels": baselines.herding,
-    "moderate, with labels": baselines.moderate,
-    "k-center, without labels": baselines.k_center_greedy,
-    "d2, without labels": baselines.d2,
+# Of the field's methods that need no training, by the names that the demo shows, and whether they
+# are given labels.
+PEERS: dict[str, tuple[Callable[..., baselines.Pruning], bool]] = {
+    "herding, with labels": (baselines.herding, True),
+    "moderate, with labels": (baselines.moderate, True),
+    "k-center, without labels": (baselines.k_center_greedy, False),
+    "d2, without labels": (baselines.d2, False),
 }
 METHODS = (AWARE, FREE, *PEERS, BALANCED, RANDOM, FULL)
 
@@ -100,8 +101,9 @@ def run_demo(
     For every seed, scikit-learn's digits (1,797 images, 64 pixels) are split by class into two
     thirds for training and one third held out. Only the training part is ranked. The same
     classifier with the same settings (one hidden layer, 200 epochs) is then trained on equally many
-    samples chosen by each method, and once on all of them for reference. The seed decides the
-    split, the random choices, the embedding and the training.
+    samples chosen by each method (`rank`, four of `baselines`, and at random), and once on all of
+    them for reference. The seed decides the split, the random choices, the embedding and the
+    training.
 
     **Arguments:**
 
@@ -218,13 +220,8 @@ def _choices(
     rng = np.random.default_rng(seed)
     n_kept = len(aware.kept)
     peers = {
-        name: method(
-            points,
-            ratio,
-            labels=labels if name.endswith("with labels") else None,
-            key=jax.random.key(seed),
-        )
-        for name, method in PEERS.items()
+        name: method(points, ratio, labels=labels if labeled else None, key=jax.random.key(seed))
+        for name, (method, labeled) in PEERS.items()
     }
     return {
         AWARE: np.asarray(aware.kept),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from topoprune_jax import kept_count
 from topoprune_jax._provenance import provenance
-from topoprune_jax._select import kept_count
 
 from .data import Features, Images, fingerprint
 from .methods import METHODS
