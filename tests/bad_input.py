@@ -98,6 +98,7 @@ TAKES_POINTS = {
     "rank": lambda x: tp.rank(x, 0.5),
     "embed start": lambda x: tp.embed(FUZZY, start="none" if x is None else x, key=KEY),
     "principal_components": lambda x: tp.principal_components(x, 1, key=KEY),
+    "discriminant_coordinates": lambda x: tp.discriminant_coordinates(x, np.arange(40) % 2),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 2, key=KEY),
     "spectral_start": lambda x: tp.spectral_start(
         FUZZY, 2, guess="none" if x is None else x, key=KEY
@@ -288,6 +289,26 @@ OTHERS = {
         lambda: tp.principal_components(GOOD, 1.5, key=KEY),
         "TypeError",
         "`n_components` must be a whole number; got 1.5",
+    ),
+    "discriminant_coordinates one class": (
+        lambda: tp.discriminant_coordinates(GOOD, np.zeros(40, int)),
+        "ValueError",
+        "`labels` must hold two classes or more; got one",
+    ),
+    "discriminant_coordinates labels": (
+        lambda: tp.discriminant_coordinates(GOOD, [0, 1]),
+        "ValueError",
+        r"`labels` must have shape \(40,\)",
+    ),
+    "discriminant_coordinates n_components": (
+        lambda: tp.discriminant_coordinates(GOOD, np.arange(40) % 2, n_components=2),
+        "ValueError",
+        "`n_components` must be between 1 and 1; got n_components=2",
+    ),
+    "discriminant_coordinates shrinkage": (
+        lambda: tp.discriminant_coordinates(GOOD, np.arange(40) % 2, shrinkage=2),
+        "ValueError",
+        "`shrinkage` must be .*; got",
     ),
     "kmeans_strata n_strata": (
         lambda: tp.kmeans_strata(GOOD, 41, key=KEY),

@@ -18,7 +18,7 @@ ROWS = [
     {"_types", "_results", "_host", "_files", "_memory"},
     {"_checks", "_distance", "_callback", "_sources", "_speed"},
     {"_arrays", "_arrow", "_checkpoint", "_csv"},
-    {"_diagram", "_spanning_forest", "_steps", "_subspace", "_topology"},
+    {"_diagram", "_discriminant", "_spanning_forest", "_steps", "_subspace", "_topology"},
     {"_loops"},
     {"_diagram_distances", "_flag", "_mesh"},
     {"_graph_exact", "_persistence", "_strata"},
@@ -46,6 +46,7 @@ ROWS = [
 # The two halves meet in `_rank` only; `_graph` serves both.
 MANIFOLD = {
     "_beta",
+    "_discriminant",
     "_embedding",
     "_ensemble",
     "_fuzzy",

@@ -112,6 +112,9 @@ DISCRETE = {
     ),
     "principal_components": lambda x: jnp.abs(tp.principal_components(x, 2, key=jax.random.key(0))),
     "structural_complexity": lambda x: tp.structural_complexity(x, patch_size=4),
+    "discriminant_coordinates": lambda x: jnp.abs(
+        tp.discriminant_coordinates(x, np.arange(9) // 3)
+    ),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 3, key=jax.random.key(0)),
     "select": lambda x: tp.select(_fuzzy_set(x), x[:, 0], 0.5).kept,
     "class_agreement": lambda x: tp.class_agreement(_fuzzy_set(x), np.arange(9) // 3),

@@ -57,6 +57,11 @@ def _d2_hard(f, ratio, y, key):
     return baselines.d2(f.values, ratio, labels=y, difficulty=hardness, cutoff=cutoff, key=key)
 
 
+def _in_discriminant_coordinates(f, ratio, y, key):
+    z = tp.discriminant_coordinates(f.values, y)
+    return tp.rank(z, ratio, labels=y, normalize=False, key=key)
+
+
 COMPARED = {
     method.name: method
     for method in [
@@ -69,6 +74,11 @@ COMPARED = {
         ),
         Method("topoprune", _labeled(tp.rank), labels=True),
         Method("topoprune, label-free", _plain(tp.rank)),
+        Method(
+            "topoprune, discriminant coordinates",
+            _in_discriminant_coordinates,
+            labels=True,
+        ),
         Method("moderate", _labeled(baselines.moderate), labels=True),
         Method(
             "moderate, class-balanced",

@@ -1,0 +1,140 @@
+"""Linear discriminant coordinates: the directions of the features in which classes differ."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from . import _checks as checks
+from ._distance import norm, product, rescale
+from ._types import Array, ArrayInput
+
+
+def discriminant_coordinates(
+    features: ArrayInput,
+    labels: ArrayInput,
+    *,
+    n_components: int | None = None,
+    shrinkage: float = 1e-3,
+    normalize: bool = True,
+) -> Float[Array, "n c"]:
+    r"""The features in the linear combinations that tell the classes apart best.
+
+    With x_i the features of sample i scaled to unit length, m_c the mean of class c and m the mean
+    of the class means, the coordinates are
+
+        z_i = V^T S^(-1/2) (x_i - m),   S = (1 - a) W + a tr(W) / d I,
+        W = 1/n sum_i (x_i - m_{y_i}) (x_i - m_{y_i})^T,
+
+    where a is the `shrinkage` and the columns of V are the first eigenvectors of the scatter of the
+    class means in the same measure, sum_c S^(-1/2) (m_c - m) (m_c - m)^T S^(-1/2). Within a class
+    the coordinates have the identity for covariance, as far as a lets them.
+
+    What the features say apart from the classes is left out, noise above all: a few coordinates
+    stand in which every feature has a share. A ranking of noisy features is better in them,
+
+        rank(discriminant_coordinates(features, labels), ratio, labels=labels, normalize=False),
+
+    while on good features there is little to choose (benchmarks/README.md, the deciding test). Of
+    C classes there are at most C - 1 coordinates: with fewer than about five classes so few that
+    they say nothing of what is different within a class.
+
+    **Arguments:**
+
+    - `features`: (n, d), finite.
+    - `labels`: (n,) classes, two at least.
+    - `n_components`: c, at most d and the number of classes less 1; that many unless given.
+      While JAX traces the labels it must be given.
+    - `shrinkage`: a, from 0 to 1; 1 measures all directions alike. Above 0 no direction is lost
+      where W is singular, as with fewer samples than features.
+    - `normalize`: whether rows are scaled to unit length first, as in `rank`. A single column
+      never is.
+
+    **Returns:** (n, c), the coordinate that tells most first; each up to its sign.
+
+    **Raises:** TypeError or ValueError with one sentence for features that are no finite 2-D array,
+    labels of another length or of one class, or an option out of range.
+
+    Works under `jit` and `vmap`; not differentiable where eigenvalues are equal. Time is
+    O(n d^2 + d^3), memory O(n d + d^2).
+
+    Source: Fisher 1936, for two classes; Rao 1948, for more.
+
+    ```python
+    >>> import topoprune_jax as tp
+    >>> features = [[1.0, 0.3], [1.0, -0.3], [0.8, 0.3], [0.8, -0.3]]
+    >>> z = tp.discriminant_coordinates(features, [0, 0, 1, 1], normalize=False)
+    >>> z.shape, bool(abs(z[0, 0] - z[1, 0]) < 1e-3 * abs(z[0, 0] - z[2, 0]))
+    ((4, 1), True)
+
+    ```
+    """
+    points = checks.check_points(features, name="features", min_points=2)
+    n, d = points.shape
+    codes = checks.check_labels(labels, n)
+    shrinkage = checks.check_number(shrinkage, name="shrinkage", low=0, high=1)
+    if checks.is_traced(codes):
+        if n_components is None:
+            raise ValueError(
+                "`n_components` must be given while JAX traces `labels`, whose number of classes "
+                "nothing tells there; got None. Pass the number of classes less 1."
+            )
+        c = checks.check_count(n_components, name="n_components", low=1, high=min(d, n - 1))
+        return _coordinates(points, codes, shrinkage, c=c, n_classes=n, normalize=bool(normalize))
+    n_classes = int(np.asarray(codes).max()) + 1
+    if n_classes < 2:
+        raise ValueError(
+            "`labels` must hold two classes or more; got one. Without classes use the features "
+            "themselves, or `principal_components`."
+        )
+    most = min(d, n_classes - 1)
+    hint = f"{n_classes} classes of {d} features have no more coordinates."
+    wanted = most if n_components is None else n_components
+    c = checks.check_count(wanted, name="n_components", low=1, high=most, hint=hint)
+    return _coordinates(
+        points, codes, shrinkage, c=c, n_classes=n_classes, normalize=bool(normalize)
+    )
+
+
+@partial(jax.jit, static_argnames=("c", "n_classes", "normalize"))
+def _coordinates(
+    points: Float[Array, "n d"],
+    codes: Int[Array, " n"],
+    shrinkage,
+    *,
+    c: int,
+    n_classes: int,
+    normalize: bool,
+) -> Float[Array, "n c"]:
+    n, d = points.shape
+    if normalize and d > 1:
+        largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
+        points = points / jnp.where(largest > 0, largest, 1)
+        length = norm(points)[:, None]
+        points = points / jnp.where(length > 0, length, 1)
+    # No coordinate depends on the place or the scale of the features.
+    points, _ = rescale(points)
+    dtype = points.dtype
+    size = jax.ops.segment_sum(jnp.ones(n, dtype), codes, n_classes)
+    is_class = size > 0  # while JAX traces there may be fewer than n_classes
+    total = jax.ops.segment_sum(points, codes, n_classes)
+    means = total / jnp.maximum(size, 1)[:, None]
+    center = jnp.sum(jnp.where(is_class[:, None], means, 0), axis=0) / jnp.sum(
+        is_class.astype(dtype)
+    )
+    residual = points - means[codes]
+    scatter = product(residual.T, residual) / n
+    spread = jnp.trace(scatter) / d
+    a = jnp.asarray(shrinkage, dtype)
+    scatter = (1 - a) * scatter + a * spread * jnp.eye(d, dtype=dtype)
+    values, vectors = jnp.linalg.eigh(scatter)
+    # Directions without any spread within classes, and samples that are all at their class means.
+    least = jnp.maximum(values[-1] * d * jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny)
+    whitening = vectors / jnp.sqrt(jnp.maximum(values, least))[None, :]
+    whitening = jnp.where(spread > 0, whitening, jnp.eye(d, dtype=dtype))
+    apart = product(means - center[None, :], whitening)
+    apart = jnp.where(is_class[:, None], apart, 0)
+    directions = jnp.linalg.eigh(product(apart.T, apart))[1][:, ::-1][:, :c]
+    return product(points - center[None, :], product(whitening, directions))
