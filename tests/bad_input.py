@@ -99,6 +99,7 @@ TAKES_POINTS = {
     "embed start": lambda x: tp.embed(FUZZY, start="none" if x is None else x, key=KEY),
     "principal_components": lambda x: tp.principal_components(x, 1, key=KEY),
     "discriminant_coordinates": lambda x: tp.discriminant_coordinates(x, np.arange(40) % 2),
+    "discriminant_features": lambda x: tp.discriminant_features(x, np.arange(40) % 2),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 2, key=KEY),
     "spectral_start": lambda x: tp.spectral_start(
         FUZZY, 2, guess="none" if x is None else x, key=KEY
@@ -309,6 +310,11 @@ OTHERS = {
         lambda: tp.discriminant_coordinates(GOOD, np.arange(40) % 2, shrinkage=2),
         "ValueError",
         "`shrinkage` must be .*; got",
+    ),
+    "discriminant_features weight": (
+        lambda: tp.discriminant_features(GOOD, np.arange(40) % 2, weight=-1),
+        "ValueError",
+        "`weight` must be at least 0; got weight=-1",
     ),
     "kmeans_strata n_strata": (
         lambda: tp.kmeans_strata(GOOD, 41, key=KEY),

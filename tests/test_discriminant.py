@@ -104,3 +104,32 @@ def test_a_ranking_in_them(classes):
     z = tp.discriminant_coordinates(x, y)
     ranking = tp.rank(z, 0.9, labels=y, normalize=False)
     assert np.bincount(y[np.asarray(ranking.kept)]).tolist() == [15] * 4
+
+
+def test_features_and_coordinates_weigh_alike(classes):
+    x, y = classes
+    both = np.asarray(tp.discriminant_features(x, y, shrinkage=0.0), np.float64)
+    assert both.shape == (600, 15)
+    means = np.stack([both[y == c].mean(axis=0) for c in range(4)])
+    squares = np.mean((both - means[y]) ** 2, axis=0)
+    assert squares[:12].sum() == pytest.approx(1, rel=1e-3)
+    assert squares[12:].sum() == pytest.approx(1, rel=1e-3)
+
+
+def test_the_parts_of_discriminant_features(classes):
+    x, y = classes
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    both = np.asarray(tp.discriminant_features(x, y, weight=2.0))
+    ratio = pdist(both[:, :12]) / pdist(unit)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+    z = np.asarray(tp.discriminant_coordinates(x, y))
+    np.testing.assert_allclose(both[:, 12:], 2 / np.sqrt(3) * z, rtol=1e-4, atol=1e-4)
+    alone = np.asarray(tp.discriminant_features(x, y, weight=0.0))
+    assert not alone[:, 12:].any()
+
+
+def test_features_without_spread_within_classes_stay():
+    x = np.eye(3)[[0, 0, 1, 1, 2, 2]]
+    both = np.asarray(tp.discriminant_features(x, [0, 0, 1, 1, 2, 2]))
+    assert np.isfinite(both).all()
+    assert len(np.unique(both.round(4), axis=0)) == 3

@@ -13,6 +13,7 @@ from ._diagram import Generators as Generators
 from ._diagram_distances import bottleneck_distance as bottleneck_distance
 from ._diagram_distances import wasserstein_distance as wasserstein_distance
 from ._discriminant import discriminant_coordinates as discriminant_coordinates
+from ._discriminant import discriminant_features as discriminant_features
 from ._embedding import EmbeddingOptions as EmbeddingOptions
 from ._embedding import embed as embed
 from ._ensemble import EmbeddingEnsemble as EmbeddingEnsemble

@@ -32,14 +32,9 @@ def discriminant_coordinates(
     class means in the same measure, sum_c S^(-1/2) (m_c - m) (m_c - m)^T S^(-1/2). Within a class
     the coordinates have the identity for covariance, as far as a lets them.
 
-    What the features say apart from the classes is left out, noise above all: a few coordinates
-    stand in which every feature has a share. A ranking of noisy features is better in them,
-
-        rank(discriminant_coordinates(features, labels), ratio, labels=labels, normalize=False),
-
-    while on good features there is little to choose (benchmarks/README.md, the deciding test). Of
-    C classes there are at most C - 1 coordinates: with fewer than about five classes so few that
-    they say nothing of what is different within a class.
+    What the features say apart from the classes is left out, noise above all, but all that is
+    different within a class too: of C classes there are at most C - 1 coordinates.
+    `discriminant_features` puts them beside the features, which is better for a ranking.
 
     **Arguments:**
 
@@ -71,6 +66,65 @@ def discriminant_coordinates(
 
     ```
     """
+    given = features, labels, n_components, shrinkage, normalize
+    return _coordinates(*given)[1]
+
+
+def discriminant_features(
+    features: ArrayInput,
+    labels: ArrayInput,
+    *,
+    weight: float = 1.0,
+    n_components: int | None = None,
+    shrinkage: float = 1e-3,
+    normalize: bool = True,
+) -> Float[Array, "n _"]:
+    r"""The features with their `discriminant_coordinates` beside them, for a ranking with labels.
+
+        y_i = [x_i / sqrt(tr W), b z_i / sqrt(c)],
+
+    where x_i are the features of sample i scaled to unit length, W their covariance within classes,
+    z_i the c discriminant coordinates and b the `weight`: at b = 1 either part has 1 for the mean
+    squared distance of a sample to its class's mean. Where the features are good both parts say
+    which samples are near each other. Where they are noisy the distances of x differ little, as in
+    many dimensions noise makes all distances alike, and z, in which every feature has a share,
+    decides:
+
+        rank(discriminant_features(features, labels), ratio, labels=labels, normalize=False).
+
+    What that is worth on noisy features of two networks stands in the deciding test of
+    benchmarks/README.md.
+
+    **Arguments:**
+
+    - `features`, `labels`, `n_components`, `shrinkage`, `normalize`: as for
+      `discriminant_coordinates`.
+    - `weight`: b, at least 0; 0 leaves the features alone.
+
+    **Returns:** (n, d + c).
+
+    **Raises:** as `discriminant_coordinates`.
+
+    Works under `jit` and `vmap`; not differentiable where eigenvalues are equal.
+
+    ```python
+    >>> import topoprune_jax as tp
+    >>> features = [[1.0, 0.3], [1.0, -0.3], [0.8, 0.3], [0.8, -0.3]]
+    >>> tp.discriminant_features(features, [0, 0, 1, 1]).shape
+    (4, 3)
+
+    ```
+    """
+    weight = checks.check_number(weight, name="weight", low=0)
+    given = features, labels, n_components, shrinkage, normalize
+    points, z, spread = _coordinates(*given)
+    b = jnp.asarray(weight / z.shape[1] ** 0.5, points.dtype)
+    scale = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1)), 1)
+    return jnp.concatenate([points / scale, b * z], axis=1)
+
+
+def _coordinates(features, labels, n_components, shrinkage, normalize) -> tuple[Array, ...]:
+    """The features as they are compared, their coordinates, and the trace of W."""
     points = checks.check_points(features, name="features", min_points=2)
     n, d = points.shape
     codes = checks.check_labels(labels, n)
@@ -82,7 +136,7 @@ def discriminant_coordinates(
                 "nothing tells there; got None. Pass the number of classes less 1."
             )
         c = checks.check_count(n_components, name="n_components", low=1, high=min(d, n - 1))
-        return _coordinates(points, codes, shrinkage, c=c, n_classes=n, normalize=bool(normalize))
+        return _solved(points, codes, shrinkage, c=c, n_classes=n, normalize=bool(normalize))
     n_classes = int(np.asarray(codes).max()) + 1
     if n_classes < 2:
         raise ValueError(
@@ -93,13 +147,11 @@ def discriminant_coordinates(
     hint = f"{n_classes} classes of {d} features have no more coordinates."
     wanted = most if n_components is None else n_components
     c = checks.check_count(wanted, name="n_components", low=1, high=most, hint=hint)
-    return _coordinates(
-        points, codes, shrinkage, c=c, n_classes=n_classes, normalize=bool(normalize)
-    )
+    return _solved(points, codes, shrinkage, c=c, n_classes=n_classes, normalize=bool(normalize))
 
 
 @partial(jax.jit, static_argnames=("c", "n_classes", "normalize"))
-def _coordinates(
+def _solved(
     points: Float[Array, "n d"],
     codes: Int[Array, " n"],
     shrinkage,
@@ -107,7 +159,7 @@ def _coordinates(
     c: int,
     n_classes: int,
     normalize: bool,
-) -> Float[Array, "n c"]:
+) -> tuple[Float[Array, "n d"], Float[Array, "n c"], Float[Array, ""]]:
     n, d = points.shape
     if normalize and d > 1:
         largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
@@ -137,4 +189,5 @@ def _coordinates(
     apart = product(means - center[None, :], whitening)
     apart = jnp.where(is_class[:, None], apart, 0)
     directions = jnp.linalg.eigh(product(apart.T, apart))[1][:, ::-1][:, :c]
-    return product(points - center[None, :], product(whitening, directions))
+    z = product(points - center[None, :], product(whitening, directions))
+    return points, z, spread * d

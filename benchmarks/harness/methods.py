@@ -57,9 +57,11 @@ def _d2_hard(f, ratio, y, key):
     return baselines.d2(f.values, ratio, labels=y, difficulty=hardness, cutoff=cutoff, key=key)
 
 
-def _in_discriminant_coordinates(f, ratio, y, key):
-    z = tp.discriminant_coordinates(f.values, y)
-    return tp.rank(z, ratio, labels=y, normalize=False, key=key)
+def _ranked_in(coordinates):
+    def choose(f, ratio, y, key):
+        return tp.rank(coordinates(f.values, y), ratio, labels=y, normalize=False, key=key)
+
+    return choose
 
 
 COMPARED = {
@@ -76,7 +78,12 @@ COMPARED = {
         Method("topoprune, label-free", _plain(tp.rank)),
         Method(
             "topoprune, discriminant coordinates",
-            _in_discriminant_coordinates,
+            _ranked_in(tp.discriminant_coordinates),
+            labels=True,
+        ),
+        Method(
+            "topoprune, discriminant features",
+            _ranked_in(tp.discriminant_features),
             labels=True,
         ),
         Method("moderate", _labeled(baselines.moderate), labels=True),
