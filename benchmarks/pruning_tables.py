@@ -15,7 +15,12 @@ from write_tables import HERE, put_into_readme, table
 
 RESULTS = HERE / "results"
 BASE = {True: "class-balanced random", False: "random"}
-OURS = ("topoprune", "topoprune, label-free")
+OURS = (
+    "topoprune",
+    "topoprune, label-free",
+    "topoprune, discriminant coordinates",
+    "topoprune, discriminant features",
+)
 
 
 def read(name):
@@ -105,7 +110,8 @@ def accuracy(runs):
 
 
 def deciding(runs):
-    """Methods down, noise and features across; the best of a column in bold."""
+    """Methods down, noise and features across, and the mean of a method that has all of them; the
+    best of a column in bold."""
     columns = sorted(
         {
             (run["settings"]["features"], run["settings"]["noise"])
@@ -141,8 +147,10 @@ def deciding(runs):
             row.append(
                 f"**{text}**" if values and statistics.mean(values) == best[column] else text
             )
+        own = [cells.get((method, *column)) for column in columns]
+        row.append(f"{100 * statistics.mean(map(statistics.mean, own)):.1f}" if all(own) else "")
         rows.append(row)
-    header = ["method", *(f"{source}, noise {noise:g}" for source, noise in columns)]
+    header = ["method", *(f"{source}, noise {noise:g}" for source, noise in columns), "mean"]
     return table(header, rows)
 
 

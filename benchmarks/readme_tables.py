@@ -47,11 +47,13 @@ def digits():
 SHOWN = {
     "topoprune": "**`rank` with labels**",
     "topoprune, label-free": "**`rank` without labels**",
+    "topoprune, discriminant features": "`rank` with labels, in `discriminant_features`",
     "ccs with AUM": "ccs with AUM (needs logits of a training)",
 }
 CIFAR = (
     "topoprune",
     "topoprune, label-free",
+    "topoprune, discriminant features",
     "ccs with AUM",
     "herding",
     "d2, label-free",
