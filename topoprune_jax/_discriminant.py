@@ -66,8 +66,7 @@ def discriminant_coordinates(
 
     ```
     """
-    given = features, labels, n_components, shrinkage, normalize
-    return _coordinates(*given)[1]
+    return _coordinates(features, labels, n_components, shrinkage, normalize)[1]
 
 
 def discriminant_features(
@@ -116,15 +115,14 @@ def discriminant_features(
     ```
     """
     weight = checks.check_number(weight, name="weight", low=0)
-    given = features, labels, n_components, shrinkage, normalize
-    points, z, spread = _coordinates(*given)
+    points, z, spread = _coordinates(features, labels, n_components, shrinkage, normalize)
     b = jnp.asarray(weight / z.shape[1] ** 0.5, points.dtype)
     scale = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1)), 1)
     return jnp.concatenate([points / scale, b * z], axis=1)
 
 
 def _coordinates(features, labels, n_components, shrinkage, normalize) -> tuple[Array, ...]:
-    """The features as they are compared, their coordinates, and the trace of W."""
+    """The features as they are compared, up to where they lie; their coordinates; and tr W."""
     points = checks.check_points(features, name="features", min_points=2)
     n, d = points.shape
     codes = checks.check_labels(labels, n)
@@ -182,7 +180,7 @@ def _solved(
     a = jnp.asarray(shrinkage, dtype)
     scatter = (1 - a) * scatter + a * spread * jnp.eye(d, dtype=dtype)
     values, vectors = jnp.linalg.eigh(scatter)
-    # Directions without any spread within classes, and samples that are all at their class means.
+    # Without any spread within classes, of some direction or of all, there is none to divide by.
     least = jnp.maximum(values[-1] * d * jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny)
     whitening = vectors / jnp.sqrt(jnp.maximum(values, least))[None, :]
     whitening = jnp.where(spread > 0, whitening, jnp.eye(d, dtype=dtype))
