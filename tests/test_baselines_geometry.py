@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from topoprune_jax._distance import unit_rows
 from topoprune_jax.baselines import _common, _kmeans
-from topoprune_jax.baselines._common import unit_rows
 from topoprune_jax.baselines._greedy import most_picks
 from topoprune_jax.baselines._herding import herding
 from topoprune_jax.baselines._k_center import k_center_greedy

@@ -59,7 +59,8 @@ def test_neither_place_nor_scale_nor_names_matter(classes):
         np.testing.assert_allclose(again, once, rtol=2e-2)
 
 
-def test_noise_that_hides_classes_from_neighbors_hides_them_less_here():
+@pytest.mark.parametrize("change", [tp.discriminant_coordinates, tp.discriminant_features])
+def test_noise_that_hides_classes_from_neighbors_hides_them_less_here(change):
     x, y = load_digits(return_X_y=True)
     x = x + 12 * np.random.default_rng(0).normal(size=x.shape)
 
@@ -67,7 +68,16 @@ def test_noise_that_hides_classes_from_neighbors_hides_them_less_here():
         graph = tp.knn_graph(points, n_neighbors=15)
         return float(np.mean(np.asarray(tp.class_agreement(tp.fuzzy_simplicial_set(graph), y))))
 
-    assert share(tp.discriminant_coordinates(x, y)) > share(x) + 0.1
+    assert share(change(x, y)) > share(x) + 0.1
+
+
+def test_the_coordinate_that_tells_most_is_first(classes):
+    x, y = classes
+    z = np.asarray(tp.discriminant_coordinates(x, y))
+    apart = [np.var([column[y == c].mean() for c in range(4)]) for column in z.T]
+    assert apart == sorted(apart, reverse=True)
+    first = np.asarray(tp.discriminant_coordinates(x, y, n_components=1))
+    np.testing.assert_allclose(np.abs(first[:, 0]), np.abs(z[:, 0]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +107,6 @@ def test_traced_labels(classes):
     np.testing.assert_allclose(np.abs(found), np.abs(known), rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="`n_components` must be given while JAX traces `labels`"):
         jax.jit(tp.discriminant_coordinates)(jnp.asarray(x, jnp.float32), jnp.asarray(y))
-
-
-def test_a_ranking_in_them(classes):
-    x, y = classes
-    z = tp.discriminant_coordinates(x, y)
-    ranking = tp.rank(z, 0.9, labels=y, normalize=False)
-    assert np.bincount(y[np.asarray(ranking.kept)]).tolist() == [15] * 4
 
 
 def test_features_and_coordinates_weigh_alike(classes):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._distance import norm, product, rescale
+from ._distance import product, rescale, unit_rows
 from ._types import Array, ArrayInput
 
 
@@ -34,14 +34,15 @@ def discriminant_coordinates(
 
     What the features say apart from the classes is left out, noise above all, but all that is
     different within a class too: of C classes there are at most C - 1 coordinates.
-    `discriminant_features` puts them beside the features, which is better for a ranking.
+    `discriminant_features` has them beside the features.
 
     **Arguments:**
 
     - `features`: (n, d), finite.
     - `labels`: (n,) classes, two at least.
     - `n_components`: c, at most d and the number of classes less 1; that many unless given.
-      While JAX traces the labels it must be given.
+      While JAX traces the labels it must be given, and coordinates beyond the number of classes
+      less 1 are any that are left.
     - `shrinkage`: a, from 0 to 1; 1 measures all directions alike. Above 0 no direction is lost
       where W is singular, as with fewer samples than features.
     - `normalize`: whether rows are scaled to unit length first, as in `rank`. A single column
@@ -84,10 +85,8 @@ def discriminant_features(
 
     where x_i are the features of sample i scaled to unit length, W their covariance within classes,
     z_i the c discriminant coordinates and b the `weight`: at b = 1 either part has 1 for the mean
-    squared distance of a sample to its class's mean. Where the features are good both parts say
-    which samples are near each other. Where they are noisy the distances of x differ little, as in
-    many dimensions noise makes all distances alike, and z, in which every feature has a share,
-    decides:
+    squared distance of a sample to its class's mean. Noise in many dimensions makes all distances
+    of x alike, and those of z, in which every feature has a share, less so. For noisy features:
 
         rank(discriminant_features(features, labels), ratio, labels=labels, normalize=False).
 
@@ -160,10 +159,7 @@ def _solved(
 ) -> tuple[Float[Array, "n d"], Float[Array, "n c"], Float[Array, ""]]:
     n, d = points.shape
     if normalize and d > 1:
-        largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
-        points = points / jnp.where(largest > 0, largest, 1)
-        length = norm(points)[:, None]
-        points = points / jnp.where(length > 0, length, 1)
+        points = unit_rows(points)
     # No coordinate depends on the place or the scale of the features.
     points, _ = rescale(points)
     dtype = points.dtype

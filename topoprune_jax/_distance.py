@@ -32,6 +32,14 @@ def norm(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     return jnp.where(is_zero, jnp.zeros_like(squared), jnp.sqrt(jnp.where(is_zero, 1, squared)))
 
 
+@jax.jit
+def unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """The rows scaled to unit length; a row of zeros stays one."""
+    largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
+    points = points / jnp.where(largest > 0, largest, 1)
+    return points / jnp.where(largest > 0, norm(points)[:, None], 1)
+
+
 def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     """`a @ b` in the precision of the numbers, which accelerators give up unless asked."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -8,7 +8,6 @@ from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int
 
 from .. import _checks as checks
-from .._distance import norm
 from .._select import interleave, kept_count
 from .._types import Array, ArrayInput, Key
 
@@ -95,14 +94,6 @@ def _mapped(function, points, codes, members, valid, key) -> tuple[Array, Array]
     ordered = jnp.take_along_axis(everyone, orders, axis=1).ravel()
     ordered = ordered[jnp.argsort(ordered == n, stable=True)][:n]
     return whole, interleave(ordered, codes)
-
-
-@jax.jit
-def unit_rows(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """The rows scaled to unit length; a row of zeros stays one."""
-    largest = jnp.max(jnp.abs(points), axis=1, keepdims=True)
-    points = points / jnp.where(largest > 0, largest, 1)
-    return points / jnp.where(largest > 0, norm(points)[:, None], 1)
 
 
 def known_codes(codes: Int[Array, " n"]) -> np.ndarray:

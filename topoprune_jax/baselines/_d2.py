@@ -8,10 +8,11 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from .. import _checks as checks
+from .._distance import unit_rows
 from .._graph import NeighborGraph, nearest_neighbors
 from .._types import Array, ArrayInput, Key
 from ._ccs import check_difficulty, cut_count, cut_last, hardest_first
-from ._common import Pruning, by_class, checked, pruning, unit_rows
+from ._common import Pruning, by_class, checked, pruning
 
 _CHUNK = 16  # edges looked at in one go; most points have fewer
 _LEAST = 1e-7  # a message is never smaller, as in the authors' code

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from .. import _checks as checks
+from .._distance import unit_rows
 from .._types import Array, ArrayInput, Key
-from ._common import Pruning, by_class, checked, known_codes, pruning, unit_rows
+from ._common import Pruning, by_class, checked, known_codes, pruning
 from ._kmeans import spherical_kmeans
 
 

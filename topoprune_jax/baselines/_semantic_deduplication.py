@@ -8,9 +8,9 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from .. import _checks as checks
-from .._distance import product
+from .._distance import product, unit_rows
 from .._types import Array, ArrayInput, Key
-from ._common import Pruning, by_class, checked, pruning, unit_rows
+from ._common import Pruning, by_class, checked, pruning
 from ._kmeans import spherical_kmeans
 
 _CLUSTER_SIZE = 8800  # 440 million samples in 50,000 clusters
