@@ -9,6 +9,7 @@ teaches more where the features are noisy.
 - `overlap`: Jaccard index of the kept set, and Spearman correlation of the orders, with noise on
   the features against none and with one selection seed against another. Nothing is trained.
 - `deciding`: the deciding test: noise x two networks' features x every geometric method, trained.
+  Every selection seed has noise of its own, the same for all methods.
 - `transfer`: selected by the features of one network, trained on the architecture of the other.
 - `label-noise`: 20 % of the training labels wrong, in selection and training.
 - `imbalance`: class sizes fall by a factor of 50.
@@ -151,9 +152,10 @@ def trained(arguments, records, command, several, change=None, noise=False):
         if experiment is None:  # whatever the features, the images are the same
             experiment = Experiment(images, Trainer, BUDGETS[arguments.full], records, command)
         own = [case for case in several if case.features == features.name]
-        for sigma in sorted({case.noise for case in own}):
-            given = {features.name: noisy(features, sigma, 0) if noise else features}
-            run_all(experiment, [case for case in own if case.noise == sigma], given)
+        for draw in sorted({(case.noise, case.selection_seed) for case in own}):
+            given = {features.name: noisy(features, *draw) if noise else features}
+            drawn = [case for case in own if (case.noise, case.selection_seed) == draw]
+            run_all(experiment, drawn, given)
 
 
 def main():
