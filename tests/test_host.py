@@ -1,8 +1,11 @@
 import gudhi
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
+from topoprune_jax._callback import call_host
 from topoprune_jax._host import _rips, _threads
 from topoprune_jax._host._rips import rips_pairs
 from topoprune_jax._host._status import FAILED, NOT_FINITE, OK
@@ -192,3 +195,32 @@ def test_work_goes_on_where_no_thread_can_start(monkeypatch):
         _threads.for_each(done.append, range(5), 4)
         monkeypatch.undo()
     assert sorted(done) == sorted([*range(5)] * 2)
+
+
+def test_everything_travels_as_one_array_each_way():
+    def received(words, counts, number):
+        assert words.dtype == np.float32
+        assert counts.dtype == np.int32
+        assert number.shape == (3,)
+        return (
+            counts[..., ::-1],
+            counts.sum(axis=(-2, -1)),
+            (words + number[:, None]).view(np.int32),
+        )
+
+    def run(words, counts, number):
+        shapes = (2, 2), (), (4,)
+        flipped, total, sums = call_host(received, shapes, words, counts, number)
+        return flipped, total, jax.lax.bitcast_convert_type(sums, jnp.float32)
+
+    words = jnp.arange(12, dtype=jnp.float32).reshape(3, 4) / 7
+    counts = jnp.arange(12, dtype=jnp.int32).reshape(3, 2, 2) - 5
+    several = words, counts, jnp.arange(3, dtype=jnp.float32)
+    flipped, total, sums = jax.jit(jax.vmap(run))(*several)
+    np.testing.assert_array_equal(flipped, counts[..., ::-1])
+    np.testing.assert_array_equal(total, [-14, 2, 18])
+    np.testing.assert_array_equal(sums, words + jnp.arange(3, dtype=jnp.float32)[:, None])
+    (called,) = [
+        e for e in jax.make_jaxpr(run)(*(a[0] for a in several)).eqns if "callback" in str(e)
+    ]
+    assert (len(called.invars), len(called.outvars)) == (1, 1)

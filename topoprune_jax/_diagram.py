@@ -4,7 +4,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -100,12 +99,11 @@ def host_rows(
     **options: Hashable,
 ) -> tuple[Array, Array, Array]:
     """Generators `(p, width)`, true number and status from a function of `_host`."""
-    shapes = (
-        jax.ShapeDtypeStruct((sum(capacities), width), jnp.int32),
-        jax.ShapeDtypeStruct((len(dims),), jnp.int32),
-        jax.ShapeDtypeStruct((), jnp.int32),
+    shapes = (sum(capacities), width), (len(dims),), ()
+    rows, count, status = call_host(
+        function, shapes, *arrays, dims=dims, capacities=capacities, **options
     )
-    return call_host(function, shapes, *arrays, dims=dims, capacities=capacities, **options)
+    return rows, count, status
 
 
 def host_generators(

@@ -264,8 +264,11 @@ def distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Flo
     and its bits do not depend on how large a batch is or how it is divided among devices.
     """
 
+    # The reciprocal of a power of two is exact, so that no bit differs from those of a division.
+    per_unit = 1 / scale
+
     def squares(feature: Float[Array, "n"]) -> Float[Array, "n n"]:
-        difference = (feature[:, None] - feature[None, :]) / scale
+        difference = (feature[:, None] - feature[None, :]) * per_unit
         return difference * difference
 
     def add(total, feature):

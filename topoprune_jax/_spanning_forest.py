@@ -19,20 +19,22 @@ def spanning_tree(
     index = jnp.arange(n, dtype=jnp.int32)
 
     def grow(tree, _):
-        newest, reached, nearest, gap = tree
-        reached = reached | (index == newest)
+        newest, nearest, gap = tree
         row = values[newest]
+        # Below every value: what the tree has reached stays as it was then.
+        gap = jnp.where(index == newest, -jnp.inf, gap)
         nearest = jnp.where(row < gap, newest, nearest)
         gap = jnp.minimum(row, gap)
         # A minimum and where it is: several times faster than a batched argmin or gather on CPU.
-        length = jnp.min(jnp.where(reached, jnp.inf, gap))
-        newest = jnp.min(jnp.where(~reached & (gap == length), index, n - 1))
-        parent = jnp.sum(jnp.where(index == newest, nearest, 0), dtype=jnp.int32)
-        return (newest, reached, nearest, gap), (newest, parent, length)
+        length = jnp.min(jnp.where(gap == -jnp.inf, jnp.inf, gap))
+        newest = jnp.min(jnp.where(gap == length, index, n - 1))
+        return (newest, nearest, gap), (newest, length)
 
     gap = jnp.full(n, jnp.inf, values.dtype)
-    tree = (jnp.int32(0), jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), gap)
-    return jax.lax.scan(grow, varying_with(tree, values), length=n - 1)[1]
+    tree = (jnp.int32(0), jnp.zeros(n, jnp.int32), gap)
+    tree = varying_with(tree, values)
+    (_, nearest, _), (child, length) = jax.lax.scan(grow, tree, length=n - 1)
+    return child, nearest[child], length
 
 
 def spanning_forest(

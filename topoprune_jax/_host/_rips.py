@@ -7,7 +7,9 @@ deaths that come back are places in the sorted list. Ranks are exact, never NaN 
 """
 
 import functools
+import math
 import os
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -96,52 +98,74 @@ def rips_pairs(
 
 
 def _fill(lengths, max_length, n, dims, capacities, outputs) -> None:
-    """Computes one slab into `outputs`: its generators, count and status."""
+    """Computes one slab into `outputs`: its generators, count and status.
+
+    Next to gudhi's work on a small cloud every call into NumPy counts: there are few of them.
+    """
     generators, count, status = outputs
-    finite = np.isfinite(lengths).all(axis=1) & ~np.isnan(max_length)
-    status[:] = np.where(finite, OK, NOT_FINITE)
     if n < 4:
+        finite = np.isfinite(lengths).all(axis=1) & ~np.isnan(max_length)
+        status[:] = np.where(finite, OK, NOT_FINITE)
         return
-    lengths = np.where(finite[:, None], lengths, 0)
     order, ordered = _sort(lengths)
-    entered = np.sum(ordered <= max_length[:, None], axis=1)
-    matrices = _rank_matrices(order, n)
-    barcodes = [[np.empty((0, 2))] * (max(dims) + 1)] * len(lengths)
-    for item in np.flatnonzero(finite):
+    n_edges = ordered.shape[1]
+    places, nothing = _places(n), [_NO_PAIRS] * (max(dims) + 1)
+    barcodes = []
+    all_enter = True
+    for item, longest in enumerate(max_length.tolist()):
+        entered = _entered(ordered[item], longest)
+        all_enter &= entered == n_edges
+        barcode = nothing
+        status[item] = NOT_FINITE if entered < 0 else OK
         try:
-            barcodes[item] = _barcode(matrices[item], int(entered[item]), max(dims))
+            if entered >= 0:
+                barcode = _barcode(_rank_matrix(order[item], places), entered, max(dims))
         except BaseException:
             status[item] = FAILED
-
+        barcodes.append(barcode)
     start = 0
     for column, (dim, capacity) in enumerate(zip(dims, capacities, strict=True)):
-        pairs = [barcode[dim] if dim < len(barcode) else barcode[0][:0] for barcode in barcodes]
-        item, slot, birth, death, count[:, column] = _most_persistent(pairs, ordered, capacity)
-        generators[item, start + slot, :2] = _ends(order, item, birth, n)
-        generators[item, start + slot, 2:] = _ends(order, item, death, n)
+        pairs = [barcode[dim] if dim < len(barcode) else _NO_PAIRS for barcode in barcodes]
+        rows = generators[:, start : start + capacity]
+        _put_most_persistent(pairs, order, ordered, _pairs(n), rows, count[:, column], all_enter)
         start += capacity
 
 
+_NO_PAIRS = np.empty((0, 2), np.float32)
+
+
 def _sort(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edge indices sorted by (length, index), and the sorted lengths."""
+    """Edge indices sorted by (length, index), and the sorted lengths; NaN and infinity last."""
     if lengths.dtype != np.float32:
         order = np.argsort(lengths, axis=1, kind="stable")
         return order, np.take_along_axis(lengths, order, axis=1)
     # Floats that are not negative order like their bits, so one sort of packed keys does.
-    index = np.arange(lengths.shape[1], dtype=np.uint64)
-    bits = np.ascontiguousarray(lengths).view(np.uint32).astype(np.uint64)
-    keys = np.sort((bits << np.uint64(32)) | index, axis=1)
-    ordered = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), ordered
+    keys = np.empty(lengths.shape, np.uint64)
+    words = keys.view(np.uint32).reshape(*lengths.shape, 2)
+    words[..., _LOW] = np.arange(lengths.shape[1], dtype=np.uint32)
+    words[..., 1 - _LOW] = lengths.view(np.uint32)
+    keys.sort(axis=1)
+    return words[..., _LOW], words[..., 1 - _LOW].view(np.float32)
 
 
-def _rank_matrices(order: np.ndarray, n: int) -> np.ndarray:
-    """Symmetric matrices of ranks 1 .. n(n-1)/2, in place of distances."""
-    size, m = order.shape
-    dtype = np.float32 if m < _EXACT_IN_FLOAT32 else np.float64
-    ranks = np.zeros((size, m + 1), dtype=dtype)
-    np.put_along_axis(ranks, order, np.arange(1, m + 1, dtype=dtype)[None, :], axis=1)
-    return np.take(ranks, _places(n), axis=1)
+_LOW = 0 if sys.byteorder == "little" else 1
+"""Which of the two words of a 64-bit integer counts less."""
+
+
+def _entered(ordered: np.ndarray, longest: float) -> int:
+    """How many of the sorted lengths are at most `longest`; -1 where anything is not finite."""
+    last = float(ordered[-1])
+    if not math.isfinite(last) or math.isnan(longest):
+        return -1
+    return len(ordered) if longest >= last else int(np.searchsorted(ordered, longest, "right"))
+
+
+def _rank_matrix(order: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The symmetric matrix of ranks 1 .. n(n-1)/2, in place of distances."""
+    m = len(order)
+    ranks = np.zeros(m + 1, dtype=np.float32 if m < _EXACT_IN_FLOAT32 else np.float64)
+    ranks[order] = np.arange(1, m + 1, dtype=ranks.dtype)
+    return ranks[places]
 
 
 def _remembered(function: Callable) -> Callable:
@@ -151,9 +175,9 @@ def _remembered(function: Callable) -> Callable:
 
 
 @_remembered
-def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of every edge, in `pdist`'s order."""
-    return np.triu_indices(n, k=1)
+def _pairs(n: int) -> np.ndarray:
+    """(n(n-1)/2, 2) int32 ends u < v of every edge, in `pdist`'s order."""
+    return np.stack(np.triu_indices(n, k=1), axis=1).astype(np.int32)
 
 
 @_remembered
@@ -161,8 +185,8 @@ def _places(n: int) -> np.ndarray:
     """Where in the list of edges each entry of the matrix is; after its end for the diagonal."""
     m = n * (n - 1) // 2
     place = np.full((n, n), m, dtype=np.intp)
-    place[_pairs(n)] = np.arange(m)
-    place.T[_pairs(n)] = np.arange(m)
+    u, v = _pairs(n).T
+    place[u, v] = place[v, u] = np.arange(m)
     return place
 
 
@@ -179,9 +203,9 @@ def _barcode(ranks: np.ndarray, entered: int, max_dim: int) -> list[np.ndarray]:
     if max_dim < 2:
         return _ripser_ext._full(ranks, **options)
     # Edge collapse keeps every barcode. It pays from dimension 2 on: 3 to 5 times at 64 points.
-    u, v = _pairs(n)
+    u, v = _pairs(n).T
     enters = ranks[u, v] <= threshold
-    edges = (a[enters] for a in (u.astype(np.int32), v.astype(np.int32), ranks[u, v]))
+    edges = (a[enters] for a in (u, v, ranks[u, v]))
     if ranks.dtype == np.float32:
         (u, v), values = _edge_collapse_ext._collapse_edges(*edges, 1)
     else:
@@ -189,33 +213,40 @@ def _barcode(ranks: np.ndarray, entered: int, max_dim: int) -> list[np.ndarray]:
     return _ripser_ext._sparse(u, v, values, n, **options)
 
 
-def _most_persistent(
-    pairs: list[np.ndarray], ordered: np.ndarray, capacity: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs to keep, as flat arrays (item, slot, birth place, death place), and true counts.
+def _put_most_persistent(
+    pairs: list[np.ndarray],
+    order: np.ndarray,
+    ordered: np.ndarray,
+    ends: np.ndarray,
+    rows: np.ndarray,
+    count: np.ndarray,
+    all_die: bool,
+) -> None:
+    """Puts the ends of the edges of the most persistent pairs of every item into its `rows`, and
+    how many pairs live for any time into `count`.
 
-    Places count from 0 in the sorted list of edges; a class that never dies has place -1.
+    Pairs are ranks, from 1, in the sorted list of edges; where not `all_die`, a rank of death may
+    be infinite.
     """
-    size = len(pairs)
-    item = np.repeat(np.arange(size), [len(pair) for pair in pairs])
-    ranks = np.concatenate(pairs)
-    endless = np.isinf(ranks[:, 1])
-    birth = ranks[:, 0].astype(np.int64) - 1
-    death = np.where(endless, 0, ranks[:, 1]).astype(np.int64) - 1
-    lifetime = np.where(endless, np.inf, ordered[item, death]) - ordered[item, birth]
-    # Ranks never tie, but lengths do: such a class is alive for no time at all.
+    sizes = np.fromiter(map(len, pairs), np.intp, len(pairs))
+    item = np.repeat(np.arange(len(pairs)), sizes)
+    places = np.concatenate(pairs) - 1
+    endless = None if all_die else np.isinf(places[:, 1])
+    if endless is not None:
+        places[endless, 1] = 0
+    places = places.astype(np.intp)
+    lengths = ordered[item[:, None], places]
+    lifetime = lengths[:, 1] - lengths[:, 0]
+    if endless is not None:
+        lifetime[endless] = np.inf
+    # Ranks never tie, but lengths do: such a class is alive for no time at all. It comes last.
     alive = lifetime > 0
-    item, birth, death, lifetime = (a[alive] for a in (item, birth, death, lifetime))
-    count = np.bincount(item, minlength=size)
-    best = np.lexsort((death, birth, -lifetime, item))
-    item, birth, death = (a[best] for a in (item, birth, death))
-    slot = np.arange(len(item)) - (np.cumsum(count) - count)[item]
-    kept = slot < capacity
-    return item[kept], slot[kept], birth[kept], death[kept], count
-
-
-def _ends(order: np.ndarray, item: np.ndarray, place: np.ndarray, n: int) -> np.ndarray:
-    """End points (u, v), u < v, of the edges at places of the sorted lists; -1 for place -1."""
-    u, v = _pairs(n)
-    edge = order[item, place]
-    return np.where((place < 0)[:, None], -1, np.stack([u[edge], v[edge]], axis=1))
+    count[:] = np.bincount(item[alive], minlength=len(pairs))
+    best = np.lexsort((places[:, 1], places[:, 0], -lifetime, item))
+    slot = np.arange(len(item)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = (slot < rows.shape[1]) & alive[best]
+    item, slot, best = item[kept], slot[kept], best[kept]
+    found = ends[order[item[:, None], places[best]]].reshape(-1, 4)
+    if endless is not None:
+        found[endless[best], 2:] = -1
+    rows[item, slot] = found
