@@ -110,8 +110,8 @@ def accuracy(runs):
 
 
 def deciding(runs):
-    """Methods down, noise and features across, and the mean of a method that has all of them; the
-    best of a column in bold."""
+    """Methods down, noise and features across, and the mean of a method that has all of them and
+    how many columns it leads; the best of a column in bold."""
     columns = sorted(
         {
             (run["settings"]["features"], run["settings"]["noise"])
@@ -140,18 +140,25 @@ def deciding(runs):
     }
     rows = []
     for method in dict.fromkeys(method for method, *_ in cells):
-        row = [f"**{method}**" if method in OURS else method]
-        for column in columns:
-            values = cells.get((method, *column), [])
-            text = points(values)
-            row.append(
-                f"**{text}**" if values and statistics.mean(values) == best[column] else text
-            )
         own = [cells.get((method, *column)) for column in columns]
-        row.append(f"{100 * statistics.mean(map(statistics.mean, own)):.1f}" if all(own) else "")
-        rows.append(row)
-    header = ["method", *(f"{source}, noise {noise:g}" for source, noise in columns), "mean"]
-    return table(header, rows)
+        leads = [
+            v is not None and statistics.mean(v) == best[c]
+            for v, c in zip(own, columns, strict=True)
+        ]
+        texts = [points(values or []) for values in own]
+        rows.append(
+            [
+                f"**{method}**" if method in OURS else method,
+                *(
+                    f"**{text}**" if first else text
+                    for text, first in zip(texts, leads, strict=True)
+                ),
+                f"{100 * statistics.mean(map(statistics.mean, own)):.1f}" if all(own) else "",
+                str(sum(leads)),
+            ]
+        )
+    header = ["method", *(f"{source}, noise {noise:g}" for source, noise in columns)]
+    return table([*header, "mean", "first in"], rows)
 
 
 def overlap(runs):
@@ -171,6 +178,18 @@ def overlap(runs):
         header = ["method", "another seed", *(f"noise {noise:g}" for noise in noises)]
         parts.append(f"#### Features of {source}\n\n{table(header, rows)}")
     return "\n\n".join(parts)
+
+
+def fresh_draw(runs):
+    """The deciding test on noise that was drawn after the methods were chosen: selection seed 1."""
+    return deciding(
+        [
+            run
+            for run in runs
+            if run["settings"]["training_seed"] == 0
+            and (run["settings"]["selection_seed"] == 1 or run["settings"]["features"] is None)
+        ]
+    )
 
 
 def transfer(runs):
@@ -273,6 +292,7 @@ TABLES = {
     "accuracy on validation images": ("accuracy_validation", accuracy),
     "accuracy on test images": ("accuracy_test", accuracy),
     "deciding test": ("deciding", deciding),
+    "deciding test, fresh noise": ("deciding", fresh_draw),
     "transfer": ("accuracy_validation", transfer),
     "label noise": ("label_noise", accuracy),
     "imbalance": ("imbalance", accuracy),

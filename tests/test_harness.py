@@ -1,5 +1,6 @@
 """The harness of the pruning benchmarks, on digits and tiny budgets."""
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -10,8 +11,9 @@ import jax
 import numpy as np
 import pruning_tables
 import pytest
+import robustness
 from harness import data
-from harness.ablations import ABLATIONS, _fuzzy_filtration, _Stages
+from harness.ablations import ABLATIONS, _fuzzy_filtration, _margin, _Stages
 from harness.experiment import Experiment, cases
 from harness.methods import METHODS
 from harness.probe import Probe, ProbeBudget
@@ -68,6 +70,49 @@ def test_the_table_of_transfer_pairs_runs_by_training_seed():
     # Own: 70 and 60; of the other family: 69 and 58, which is 1 and 2 less.
     wanted = "| **topoprune** | resnet-small | 90 | 65.0 ± 7.1 | 63.5 ± 7.8 | -1.5 ± 0.7 |"
     assert pruning_tables.transfer(runs).splitlines()[-1] == wanted
+
+
+def test_the_deciding_test_counts_the_columns_in_which_a_method_is_first():
+    def run(method, features, noise, last, seed=0):
+        settings = {"method": method, "features": features, "noise": noise}
+        settings |= {"selection_seed": seed, "training_seed": 0}
+        return {"settings": settings, "outcome": {"last": last}}
+
+    runs = [run("herding", "netA", 0.5, 0.6), run("herding", "netB", 0.5, 0.5)]
+    runs += [run("topoprune", "netA", 0.5, last, seed) for seed, last in enumerate((0.64, 0.60))]
+    runs += [run("topoprune", "netB", 0.5, 0.4), run("zcore", "netB", 0.5, 0.3, seed=1)]
+    assert pruning_tables.deciding(runs).splitlines()[2:] == [
+        "| herding | 60.0 | **50.0** | 55.0 | 1 |",
+        "| **topoprune** | **62.0 ± 2.8** | 40.0 | 51.0 | 1 |",
+        "| zcore |  | 30.0 |  | 0 |",
+    ]
+    assert pruning_tables.fresh_draw(runs).splitlines()[2:] == [
+        "| **topoprune** | **60.0** |  |  | 1 |",
+        "| zcore |  | **30.0** |  | 1 |",
+    ]
+
+
+def test_every_selection_seed_of_the_deciding_test_has_noise_of_its_own(monkeypatch):
+    clean = data.Features(
+        "netA", np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32), None
+    )
+    seen = {}
+    monkeypatch.setattr(robustness, "data", lambda arguments, source: (None, clean))
+    monkeypatch.setattr(robustness, "Experiment", lambda *arguments: None)
+
+    def kept(experiment, several, given):
+        for case in several:
+            seen[case.method, case.selection_seed] = given["netA"].values
+
+    monkeypatch.setattr(robustness, "run_all", kept)
+    arguments = argparse.Namespace(features=["netA"], full=None)
+    several = cases(["herding", "zcore"], ["netA"], [0.9], ["resnet-small"], [0, 1], [0], noise=0.5)
+    robustness.trained(arguments, None, "", several, noise=True)
+    assert set(seen) == {(name, seed) for name in ("herding", "zcore") for seed in (0, 1)}
+    for seed in (0, 1):
+        np.testing.assert_array_equal(seen["herding", seed], data.noisy(clean, 0.5, seed).values)
+        np.testing.assert_array_equal(seen["zcore", seed], seen["herding", seed])
+    assert np.abs(seen["herding", 0] - seen["herding", 1]).max() > 0.1
 
 
 def test_the_table_of_loops_has_the_nearest_first():
@@ -189,3 +234,23 @@ def test_fuzzy_filtration_by_hand():
     for i, patch in enumerate(NearestNeighbors(n_neighbors=8).fit(points).kneighbors(points)[1]):
         own = lengths[np.ix_(patch, patch)]
         assert found[i] == pytest.approx(minimum_spanning_tree(own).sum(), rel=1e-4)
+
+
+def test_the_margin_is_large_for_what_lies_among_another_class_and_that_is_not_drawn():
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(60, 3)).astype(np.float32) + 8 * np.repeat(
+        [[0, 0, 0], [1, 0, 0]], 30, 0
+    )
+    labels = np.repeat(np.arange(2), 30)
+    wrong = [3, 40]
+    labels[wrong] = 1 - labels[wrong]
+    features = data.Features("two", points, None)
+    variant = ABLATIONS["labels: discriminant margin, random of the clearest 80 %"]
+    stages = _Stages(features)
+    stages.labels = labels
+    margin = _margin(variant, stages, points)
+    assert set(np.argsort(-margin)[:2]) == set(wrong)
+    assert set(np.flatnonzero(margin > 0)) == set(wrong)
+    order = variant(features, 0.5, labels, jax.random.key(0)).order
+    assert sorted(order) == list(range(60))
+    assert not set(order[:48]) & set(wrong)

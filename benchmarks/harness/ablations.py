@@ -36,13 +36,16 @@ class Variant:
     - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
       (mean distance to the other points of the patch: no homology), "fuzzy filtration" (total H0
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
-      the share of a sample's memberships that leads to other classes or strata), or "none".
+      the share of a sample's memberships that leads to other classes or strata), "margin" (how much
+      nearer the mean of another class or stratum is than its own, in discriminant coordinates: no
+      manifold and no homology), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
     - `gamma`: weights are multiplied by a_j^gamma, a_j the `class_agreement` of sample j with its
       class or stratum; None is 4 with labels and 0 without, as in `rank`.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
-      "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata"
-      is CCS on the score: the highest are cut, every stratum of the others gives as many.
+      "simplest" keeps the lowest scores; "random" draws from the simplest three tenths, "random of
+      four fifths" from as many; "strata" is CCS on the score: the highest are cut, every stratum of
+      the others gives as many.
     """
 
     labeled: bool
@@ -203,12 +206,25 @@ def _own_share(stages: _Stages) -> np.ndarray:
     return np.asarray(tp.class_agreement(stages.fuzzy_set, stages.groups))
 
 
+def _margin(variant: Variant, stages: _Stages, x: np.ndarray) -> np.ndarray:
+    """|z - m_y|^2 less the smallest |z - m_c|^2 of another class c."""
+    groups = np.unique(stages.groups, return_inverse=True)[1]
+    z = np.asarray(tp.discriminant_coordinates(x, groups, normalize=False))
+    means = np.stack([z[groups == c].mean(axis=0) for c in range(groups.max() + 1)])
+    squared = ((z[:, None] - means[None]) ** 2).sum(axis=2)
+    rows = np.arange(len(z))
+    own = squared[rows, groups]
+    squared[rows, groups] = np.inf
+    return own - squared.min(axis=1)
+
+
 _SCORES: dict[str, Callable[..., np.ndarray]] = {
     "persistence": _persistence,
     "displacement": functools.partial(_persistence, method="displacement"),
     "gradient": functools.partial(_persistence, method="displacement", n_steps=1),
     "agreement": _agreement,
     "codensity": _codensity,
+    "margin": _margin,
     "fuzzy filtration": _fuzzy_filtration,
 }
 
@@ -250,9 +266,9 @@ def _simplest(variant, stages, scores, ratio):
     return _among_classes(stages, np.argsort(_ranks(scores, stages.groups), kind="stable"))
 
 
-def _random(variant, stages, scores, ratio):
+def _random(variant, stages, scores, ratio, share):
     draw = np.asarray(jax.random.uniform(jax.random.fold_in(stages.key, 7), (stages.n,)))
-    complex_ = _ranks(scores, stages.groups) >= 0.3
+    complex_ = _ranks(scores, stages.groups) >= share
     return _among_classes(stages, np.lexsort((draw, complex_)))
 
 
@@ -265,7 +281,8 @@ _RULES = {
     "half": functools.partial(_part, share=0.5),
     "seven tenths": functools.partial(_part, share=0.7),
     "simplest": _simplest,
-    "random": _random,
+    "random": functools.partial(_random, share=0.3),
+    "random of four fifths": functools.partial(_random, share=0.8),
     "strata": _strata,
 }
 
@@ -305,6 +322,11 @@ _CHANGES = {
     "and agreement, strata of scores": {"score": "agreement", "rule": "strata"},
     "simplest": {"rule": "simplest"},
     "random of the simplest 30 %": {"rule": "random"},
+    "discriminant margin, random of the clearest 80 %": {
+        "score": "margin",
+        "rule": "random of four fifths",
+        "manifold": "features",
+    },
 }
 
 _ON_THE_EMBEDDING = {
