@@ -19,6 +19,7 @@ from ._types import Array, ArrayInput, Key
 
 LARGEST_BETA = 50.0  # its exponential is a weight
 _CHUNK_BYTES = 1 << 26
+_FEW_BYTES = 1 << 16
 _LARGEST_COUNT = 2**63 - 1
 
 
@@ -92,10 +93,13 @@ def check_finite(values: Array | np.ndarray, *, name: str, first_row: int = 0) -
     if is_traced(values) or _kind(values) != "float":
         return
     if isinstance(values, jax.Array):
-        with known_values():
-            fine = bool(_all_finite(values))
-        if fine:
-            return
+        # To start a program takes far longer than to look at a few numbers.
+        is_small = values.nbytes <= _FEW_BYTES and values.is_fully_addressable
+        if not is_small:
+            with known_values():
+                fine = bool(_all_finite(values))
+            if fine:
+                return
         values = np.asarray(values)
     step = _row_chunks(values).step
     for start in _row_chunks(values):
@@ -153,6 +157,8 @@ def check_points(points: ArrayInput, *, name: str = "points", min_points: int = 
     check_matrix_shape(values, name=name, min_points=min_points)
     check_finite(values, name=name)
     dtype = float_dtype(values.dtype)
+    if isinstance(values, jax.Array) and values.dtype == dtype and not values.weak_type:
+        return values
     if is_traced(values) or isinstance(values, jax.Array):
         return jnp.asarray(values, dtype=dtype)
     with np.errstate(over="ignore"):

@@ -166,7 +166,7 @@ def check_dims(dims: Any) -> tuple[int, ...]:
     return checked
 
 
-def check_scale(value: Any, dtype: Any, *, name: str = "max_edge_length") -> Array:
+def check_scale(value: Any, dtype: Any, *, name: str = "max_edge_length") -> Array | np.ndarray:
     array = as_array(value, name=name)
     if array.shape != ():
         raise ValueError(
@@ -178,7 +178,8 @@ def check_scale(value: Any, dtype: Any, *, name: str = "max_edge_length") -> Arr
             f"`{name}` must be at least 0; got {float(array)}. "
             "Pass infinity to let everything enter."
         )
-    return jnp.asarray(array, dtype=dtype)
+    # What is known goes into a compiled function as it is; `jnp.asarray` would be a program more.
+    return jnp.asarray(array, dtype=dtype) if is_traced(array) else np.asarray(array, dtype=dtype)
 
 
 def check_capacity(capacity: Any, dims: tuple[int, ...], n: int) -> tuple[int, ...]:
