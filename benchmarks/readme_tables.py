@@ -48,12 +48,14 @@ SHOWN = {
     "topoprune": "**`rank` with labels**",
     "topoprune, label-free": "**`rank` without labels**",
     "topoprune, discriminant features": "`rank` with labels, in `discriminant_features`",
+    "topoprune, discriminant coordinates": "`rank` with labels, in `discriminant_coordinates`",
     "ccs with AUM": "ccs with AUM (needs logits of a training)",
 }
 CIFAR = (
     "topoprune",
     "topoprune, label-free",
     "topoprune, discriminant features",
+    "topoprune, discriminant coordinates",
     "ccs with AUM",
     "herding",
     "d2, label-free",
