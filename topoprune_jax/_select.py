@@ -342,12 +342,17 @@ def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: i
 
     n_leaders = min(_LEADERS, state.best.shape[0])
 
-    # Every update is a masked write in place: a `cond` would copy the whole state each time.
+    # Every update is a masked write in place, and no array is read once it is written: a `cond`, or
+    # a maximum of what was just written, would copy the whole state each time.
     def evaluate(state: _Greedy) -> _Greedy:
         _, blocks = lax.top_k(state.best, n_leaders)
         blocks = blocks.astype(jnp.int32)
-        rows = jnp.argmax(state.row_best[blocks], axis=1).astype(jnp.int32)
-        places = jnp.argmax(state.bound[blocks, rows], axis=1).astype(jnp.int32)
+        of_rows = state.row_best[blocks]
+        rows = jnp.argmax(of_rows, axis=1).astype(jnp.int32)
+        of_places = state.bound[blocks, rows]
+        places = jnp.argmax(of_places, axis=1).astype(jnp.int32)
+        is_row = jnp.arange(n_rows, dtype=jnp.int32)[None, :] == rows[:, None]
+        is_place = jnp.arange(width, dtype=jnp.int32)[None, :] == places[:, None]
         leaders = (blocks * n_rows + rows) * width + places
         gains = jax.vmap(lambda i: _gain(edges, weights, state.covered, i))(
             jnp.minimum(leaders, n - 1)
@@ -355,21 +360,28 @@ def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: i
         # A gain that is NaN (weights or memberships were) must not stop the loop from ending.
         gains = jnp.where(jnp.isnan(gains), 0, gains)
         gains = jnp.where(state.best[blocks] > -jnp.inf, gains, -jnp.inf)
-        bound = state.bound.at[blocks, rows, places].set(gains)
-        row_best = state.row_best.at[blocks, rows].set(jnp.max(bound[blocks, rows], axis=1))
-        best = state.best.at[blocks].set(jnp.max(row_best[blocks], axis=1))
-        block = jnp.argmax(best).astype(jnp.int32)
-        row = jnp.argmax(row_best[block]).astype(jnp.int32)
-        place = jnp.argmax(bound[block, row]).astype(jnp.int32)
-        i = (block * n_rows + row) * width + place
-        leads = jnp.any(leaders == i)
-        gone = jnp.where(leads, -jnp.inf, bound[block, row, place])
-        bound = bound.at[block, row, place].set(gone)
-        row_best = row_best.at[block, row].set(jnp.max(bound[block, row]))
+
+        def with_gains(gains: Array) -> tuple[Array, Array, Array]:
+            """The leaders' rows, the maxima of their blocks' rows, and those of their blocks."""
+            new = jnp.where(is_place, gains[:, None], of_places)
+            new_rows = jnp.where(is_row, jnp.max(new, axis=1)[:, None], of_rows)
+            return new, new_rows, jnp.max(new_rows, axis=1)
+
+        new, new_rows, new_best = with_gains(gains)
+        block = jnp.argmax(state.best.at[blocks].set(new_best)).astype(jnp.int32)
+        # Picked is the leader that is now the first of the largest bounds, if one of them is.
+        first_row = jnp.argmax(new_rows, axis=1).astype(jnp.int32)
+        first_place = jnp.argmax(new, axis=1).astype(jnp.int32)
+        picked = (blocks == block) & (first_row == rows) & (first_place == places)
+        leads = jnp.any(picked)
+        i = leaders[jnp.argmax(picked)]
+        gains = jnp.where(picked, -jnp.inf, gains)
+        _, new_rows, new_best = with_gains(gains)
+        row_best = jnp.take_along_axis(new_rows, rows[:, None], axis=1)[:, 0]
         return _Greedy(
-            bound=bound,
-            row_best=row_best,
-            best=best.at[block].set(jnp.max(row_best[block])),
+            bound=state.bound.at[blocks, rows, places].set(gains),
+            row_best=state.row_best.at[blocks, rows].set(row_best),
+            best=state.best.at[blocks].set(new_best),
             covered=_cover(edges, state.covered, i, leads),
             order=state.order.at[jnp.where(leads, state.count, n)].set(i, mode="drop"),
             count=state.count + leads.astype(state.count.dtype),
