@@ -22,6 +22,7 @@ from topoprune_jax import (
     _files,
     _graph_boxes,
     _graph_exact,
+    _lanes,
     _score,
     _select,
     _steps,
@@ -39,6 +40,7 @@ SMALL = [
     (_score, "_PATCHES_PER_CALL", 200),
     (_embedding, "_EPOCHS_PER_CALL", 5),
     (_select, "_PICKS_PER_CALL", 150),
+    (_lanes, "_MOST", 1),
 ]
 ANEW = {"features", "fuzzy set", "class fuzzy set"}
 """Stages that every run computes."""
@@ -112,7 +114,7 @@ def stopped(features, expected, tmp_path_factory):
         for module, name, value in [*SMALL, (Checkpoint, "seconds", 0.0)]:
             patch.setattr(module, name, value)
         with pytest.raises(StopHereError):
-            resume(features, folder, stop=("complexity", 4))
+            resume(features, folder, stop=("complexity", 2))
     return folder
 
 
@@ -185,7 +187,7 @@ def test_stopped_before_every_piece(features, expected, tmp_path):
         "neighbors": 2,
         "manifold": 0,
         "embedding": 10,
-        "complexity": 5,
+        "complexity": 2,
         "strata": 0,
         "selection": 450,
     }.items():
@@ -194,6 +196,18 @@ def test_stopped_before_every_piece(features, expected, tmp_path):
     computed = [[piece for piece in run if piece[0] not in ANEW] for run in runs]
     assert max(map(len, computed)) == 1
     assert kept_files(tmp_path / "kept") == ["topoprune.json", "topoprune.ranking.npz"]
+
+
+def test_stopped_with_pieces_beside_each_other(features, expected, tmp_path, monkeypatch):
+    """Those that were under way are computed again, or kept."""
+    monkeypatch.setattr(_lanes, "_MOST", 2)
+    monkeypatch.setattr(_lanes, "_cores", lambda: 2)
+    for stage in ("neighbors", "complexity"):
+        with pytest.raises(StopHereError):
+            resume(features, tmp_path / "kept", stop=(stage, 1))
+    ranking, calls = resume(features, tmp_path / "kept")
+    assert_same(ranking, expected)
+    assert not {"neighbors", "embedding"} & {stage for stage, _ in calls}
 
 
 @pytest.mark.slow
@@ -231,7 +245,7 @@ def test_killed_in_the_middle_of_a_write(features, expected, tmp_path):
     left_over[0].write_bytes(left_over[0].read_bytes()[:100])
     ranking, calls = resume(features, tmp_path / "kept")
     assert_same(ranking, expected)
-    assert [done for stage, done in calls if stage == "complexity"] == list(range(6))
+    assert [done for stage, done in calls if stage == "complexity"] == list(range(3))
     assert not {"neighbors", "embedding"} & {stage for stage, _ in calls}
     assert not list((tmp_path / "kept").glob(_files.LEFT_OVER))
 
@@ -259,7 +273,7 @@ def flip(content):
     [
         ("neighbors", cut, [("neighbors", i) for i in range(3)]),
         ("embedding", flip, [("embedding", i) for i in (0, 5, 10)]),
-        ("complexity.complexity.6-1", lambda _: b"", [("complexity", i) for i in range(4)]),
+        ("complexity.complexity.3-1-0", lambda _: b"", [("complexity", 0)]),
     ],
 )
 def test_damage_is_found_and_mended(features, expected, stopped, tmp_path, name, damage, anew):
@@ -270,7 +284,7 @@ def test_damage_is_found_and_mended(features, expected, stopped, tmp_path, name,
     assert_same(ranking, expected)
     later = ANEW | {"strata", "beta", "selection"}
     computed = [call for call in calls if call[0] not in later]
-    assert computed == [*anew, ("complexity", 4), ("complexity", 5)]
+    assert computed == [*anew, ("complexity", 2)]
 
 
 @pytest.mark.parametrize("damage", [cut, flip, "exchange"])
@@ -295,10 +309,11 @@ def test_a_damaged_manifest_is_written_anew(features, expected, stopped, tmp_pat
 
 def test_pieces_of_another_size_are_not_mixed(features, expected, stopped, tmp_path, monkeypatch):
     folder = shutil.copytree(stopped, tmp_path / "kept")
-    monkeypatch.setattr(_score, "_PATCHES_PER_CALL", 520)
+    monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1e10)
+    monkeypatch.setattr(_score, "_PATCHES_PER_CALL", 300)
     ranking, calls = resume(features, folder)
     np.testing.assert_array_equal(ranking.scores, expected.scores)
-    assert [done for stage, done in calls if stage == "complexity"] == [0, 1, 2]
+    assert [done for stage, done in calls if stage == "complexity"] == [0, 1]
 
 
 def test_another_ratio_only_reads_the_features(features, expected, stopped, tmp_path):
@@ -416,7 +431,7 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
 def test_files_inside_a_stage_are_some_time_apart(features, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint, "seconds", 1e6)
     with pytest.raises(StopHereError):
-        resume(features, tmp_path / "kept", stop=("complexity", 4))
+        resume(features, tmp_path / "kept", stop=("complexity", 2))
     # A start of its own for the embedding: these features are of several components.
     names = ("embedding", "manifold", "neighbors", "start")
     stages = [f"topoprune.ranking.{name}.npz" for name in names]

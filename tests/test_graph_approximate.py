@@ -17,7 +17,7 @@ METRICS = ("euclidean", "cosine", "inner_product")
 def small(monkeypatch):
     """A tree and a projection that small sets are worth: 16 blocks, 16 axes."""
     plan = _graph_approximate._Plan(
-        levels=4, split=1, visited=8, candidates=40, shared=10, rounds=1
+        levels=4, split=1, visited=8, candidates=40, groups=960, shared=10, rounds=1
     )
     monkeypatch.setattr(_graph_approximate, "_plan", lambda n, k: plan)
     monkeypatch.setattr(_graph_approximate, "_AXES", 16)

@@ -181,9 +181,9 @@ def test_more_of_anything_takes_no_less(change):
 def test_patches_of_large_classes_are_planned_by_blocks():
     """Those of two classes as those of two data sets; the exact search takes more products."""
     two, one = problem(n=120_000, class_sizes=(60_000,) * 2), problem(n=60_000)
-    together, alone = (_stages._found_patches(p, 16, "cpu")[0] for p in (two, one))
+    together, alone = (_stages._found_patches(p, 16, "cpu", 1)[0] for p in (two, one))
     np.testing.assert_allclose(together, 2 * np.asarray(alone))
-    exact = _stages._found_patches(two, 16, "gpu")[0]
+    exact = _stages._found_patches(two, 16, "gpu", 1)[0]
     assert exact.flops > 2 * together.flops
 
 

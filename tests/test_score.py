@@ -112,11 +112,12 @@ def test_under_jit_and_vmap(rng):
 
 
 def test_many_calls_give_what_one_gives(rng, monkeypatch):
-    from topoprune_jax import _score
+    from topoprune_jax import _lanes, _score
 
     points = rng.normal(size=(700, 2)).astype(np.float32)
     whole = tp.structural_complexity(points, patch_size=8)
     calls = []
+    monkeypatch.setattr(_lanes, "_MOST", 1)
     monkeypatch.setattr(_score, "_PATCHES_PER_CALL", 300)
     parts = tp.structural_complexity(
         points, patch_size=8, progress=lambda *call: calls.append(call)

@@ -432,18 +432,20 @@ def neighbor_search(
     *,
     codes: Int[Array, " n"] | None,
     mesh: Mesh | None = None,
+    most_rows: int | None = None,
 ) -> BoxSearch | BlockSearch | ExactSearch | GroupSearch:
     """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
     `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none.
 
-    By blocks among many points of a group on one CPU.
+    By blocks among many points of a group on one CPU. A part of the exact search and of that by
+    blocks has about `most_rows` points at most.
     """
     if is_worthwhile(points, k):
         return BoxSearch(points, k, codes, mesh)
     if mesh is None and codes is None and patches_by_blocks(points.shape[0]):
-        search = block_search(points, k)
+        search = block_search(points, k, most_rows)
         if search is not None:
             return search
     if mesh is None and codes is not None and patches_by_blocks(_largest(codes)):
-        return GroupSearch(points, k, codes, _EXACT_PATCHES_ON_CPU)
-    return ExactSearch(points, k, "euclidean", codes, mesh)
+        return GroupSearch(points, k, codes, _EXACT_PATCHES_ON_CPU, most_rows)
+    return ExactSearch(points, k, "euclidean", codes, mesh, most_rows=most_rows)

@@ -190,9 +190,9 @@ def _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes):
     traced = checks.is_traced(points)
     tiles = -(-n // ROWS)
     flops = 2.0 * ROWS * n * (_AXES + 8) + 64.0 * ROWS * k * d
-    chunk = tiles if traced else max(1, min(tiles, int(exact.CHUNK_FLOPS / flops)))
+    chunk = tiles if traced else -(-tiles // exact.calls_for(tiles * flops, n))
     chunks = -(-tiles // chunk)
-    steps = Steps(stage, chunks + 2, progress)
+    steps = Steps(stage, chunks + 2, progress, beside=(points, codes))
     table = exact.prepare(points, codes, metric=metric, n_rows=chunks * chunk * ROWS, check=traced)
     coordinates = steps.run(_coordinates, table, metric=metric, width=_AXES)
     block, by_class = exact.block_size(n, codes, tile_bytes), codes is not None
@@ -301,6 +301,7 @@ class _Plan(NamedTuple):
     split: int
     visited: int  # blocks that a tile scans
     candidates: int  # kept of each point, and measured in the end
+    groups: int  # of columns at least, of which each gives one candidate at most
     shared: int  # nearest candidates whose own candidates are looked at
     rounds: int  # of looking at them
 
@@ -318,7 +319,8 @@ def _plan(n: int, k: int) -> _Plan | None:
     if 3 * visited > 2**levels:
         return None
     split = 1 if n < 100_000 else 2
-    return _Plan(levels, split, visited, 5 * k // 2 + 3, min(k, 10), 1)
+    candidates = 5 * k // 2 + 3
+    return _Plan(levels, split, visited, candidates, _GROUPS * candidates, min(k, 10), 1)
 
 
 class _Tree(eqx.Module):
@@ -408,26 +410,30 @@ def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"
     return direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
 
 
-def _chunks(points: Float[Array, "n d"], tiles: int, flops: float) -> int:
+def _chunks(
+    points: Float[Array, "n d"], tiles: int, flops: float, most_rows: int | None = None
+) -> int:
     """Into how many calls the tiles are divided: a power of 2, and one while JAX traces."""
-    chunks = 1
-    while not checks.is_traced(points) and chunks < tiles and flops > chunks * exact.CHUNK_FLOPS:
-        chunks *= 2
-    return chunks
+    if checks.is_traced(points):
+        return 1
+    calls = exact.calls_for(flops, points.shape[0], most_rows)
+    return min(tiles, 1 << (calls - 1).bit_length())
 
 
 class BlockSearch:
     """The Euclidean search by blocks, some tiles after the other: no candidate is looked around,
     so that nothing is held but the tree. For few dimensions, where it misses hardly a neighbor."""
 
-    def __init__(self, points: Float[Array, "n d"], k: int, plan: _Plan):
+    def __init__(
+        self, points: Float[Array, "n d"], k: int, plan: _Plan, most_rows: int | None = None
+    ):
         n = points.shape[0]
         tiles = 2 ** (plan.levels + plan.split)
         self._plan, self._k = plan, k
         self._tree = _plant(points, metric="euclidean", plan=plan)
         wide = -(-n // 2**plan.levels) * plan.visited
         flops = 2.0 * n * wide * self._tree.coordinates.values.shape[1]
-        self.calls = _chunks(points, tiles, flops)
+        self.calls = _chunks(points, tiles, flops, most_rows)
         self._tiles = tiles // self.calls
 
     def part(self, i: int) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"]]:
@@ -443,10 +449,19 @@ class BlockSearch:
         return self._tree.table.index[i * size : (i + 1) * size]
 
 
-def block_search(points: Float[Array, "n d"], k: int) -> BlockSearch | None:
+def block_search(
+    points: Float[Array, "n d"], k: int, most_rows: int | None = None
+) -> BlockSearch | None:
     """None where the exact search is as cheap."""
-    plan = _plan(points.shape[0], k)
-    return None if plan is None else BlockSearch(points, k, plan)
+    plan = plan_of_patches(points.shape[0], points.shape[1], k)
+    return None if plan is None else BlockSearch(points, k, plan, most_rows)
+
+
+def plan_of_patches(n: int, d: int, k: int) -> _Plan | None:
+    """As `_plan`, with fewer candidates: they are not looked around, only measured, and complete
+    coordinates have told their order."""
+    plan = _plan(n, k)
+    return plan._replace(candidates=k + 1 + exact.SPARE) if plan and d <= _AXES else plan
 
 
 def _block_neighbors(points, k, metric, plan, stage, progress):
@@ -456,7 +471,7 @@ def _block_neighbors(points, k, metric, plan, stage, progress):
     flops = 2.0 * n * (width * (min(d, _AXES) + 8) + 32 * k * d)
     chunks = _chunks(points, tiles, flops)
     starts = [jnp.asarray(i * (tiles // chunks), jnp.int32) for i in range(chunks)]
-    steps = Steps(stage, 2 + chunks * (2 + plan.rounds), progress)
+    steps = Steps(stage, 2 + chunks * (2 + plan.rounds), progress, beside=(points,))
     tree = steps.run(_plant, points, metric=metric, plan=plan)
     options = {"plan": plan, "n_tiles": tiles // chunks}
     parts = [steps.run(_scan_blocks, tree, start, **options) for start in starts]
@@ -505,7 +520,7 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
         columns = values[visited].reshape(plan.visited * size, -1)
         score = product(-2 * x, columns.T)
         score = score + tree.square[visited].reshape(1, -1)
-        score, place = _least_of_groups(score, plan.candidates)
+        score, place = _least_of_groups(score, plan.candidates, plan.groups)
         found = visited[place // size] * size + place % size
         return jnp.where(jnp.isinf(score), own[:, None], found)
 
@@ -513,23 +528,24 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
 
 
 def _least_of_groups(
-    score: Float[Array, "rows width"], k: int
+    score: Float[Array, "rows width"], k: int, groups: int
 ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
-    """The least value of each of the k groups of columns whose least values are least.
+    """The least value of each of the k groups of columns whose least values are least, of `groups`
+    groups where there are as many columns.
 
     Nearly the k least values: where two share a group, one is lost; of the first j that is about
     j^2 / 2G with G groups. `smallest`, which loses none, takes another `top_k`.
     """
     rows, width = score.shape
     size = 1
-    while width % (2 * size) == 0 and width // (2 * size) >= _GROUPS * k:
+    while width % (2 * size) == 0 and width // (2 * size) >= groups:
         size *= 2
     n_groups = width // size
-    least, groups = lax.top_k(-jnp.min(score.reshape(rows, size, n_groups), axis=1), k)
-    members = groups[:, :, None] + n_groups * jnp.arange(size, dtype=groups.dtype)[None, None, :]
+    least, own = lax.top_k(-jnp.min(score.reshape(rows, size, n_groups), axis=1), k)
+    members = own[:, :, None] + n_groups * jnp.arange(size, dtype=own.dtype)[None, None, :]
     values = jnp.take_along_axis(score, members.reshape(rows, -1), axis=1)
-    place = jnp.argmin(values.reshape(rows, k, size), axis=2).astype(groups.dtype)
-    return -least, groups + n_groups * place
+    place = jnp.argmin(values.reshape(rows, k, size), axis=2).astype(own.dtype)
+    return -least, own + n_groups * place
 
 
 @partial(jax.jit, static_argnames=("k", "plan", "n_tiles"))

@@ -108,7 +108,7 @@ def box_neighbors(
 ) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """As `exact_neighbors` with the Euclidean distance, for points whose values are known."""
     search = BoxSearch(points, k, codes, mesh)
-    steps = Steps(stage, search.calls, progress)
+    steps = Steps(stage, search.calls, progress, beside=() if mesh else (points, codes))
     parts = [steps.run(search.part, i) for i in range(search.calls)]
     return steps.end(search.collect(parts))
 

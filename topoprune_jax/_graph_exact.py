@@ -32,6 +32,8 @@ SAMPLE = 1024  # points whose median is the center
 _TILE_NUMBERS = 1 << 22  # rows x columns x d of a tile under a user's metric: 16 MiB an operand
 _GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
 CHUNK_FLOPS = 4e10  # work between two looks at the host: about half a second on two cores
+_SMALL_CHUNK_FLOPS = 4e9  # work that is worth a call of its own, for a few calls beside each other
+_FEW = 4
 
 
 def exact_neighbors(
@@ -49,9 +51,16 @@ def exact_neighbors(
     `tile_bytes` changes no result.
     """
     search_tiles = ExactSearch(points, k, metric, codes, tile_bytes=tile_bytes)
-    steps = Steps(stage, search_tiles.calls, progress)
+    beside = (points, codes) if isinstance(metric, str) else ()
+    steps = Steps(stage, search_tiles.calls, progress, beside=beside)
     parts = [steps.run(search_tiles.part, i) for i in range(search_tiles.calls)]
     return steps.end(search_tiles.collect(parts))
+
+
+def calls_for(flops: float, rows: int, most_rows: int | None = None) -> int:
+    """Into how many calls a search of so much work is divided, of `most_rows` rows each at most."""
+    calls = max(flops / CHUNK_FLOPS, min(_FEW, flops / _SMALL_CHUNK_FLOPS), 1)
+    return math.ceil(calls if most_rows is None else max(calls, rows / most_rows))
 
 
 class ExactSearch:
@@ -66,12 +75,14 @@ class ExactSearch:
         mesh: Mesh | None = None,
         *,
         tile_bytes: int = TILE_BYTES,
+        most_rows: int | None = None,
     ):
         n, d = points.shape
         tiles = -(-n // ROWS)
-        self._tiles = tiles
+        calls = 1
         if not checks.is_traced(points):
-            self._tiles = max(1, min(tiles, int(CHUNK_FLOPS / (2.0 * ROWS * n * (d + 8)))))
+            calls = calls_for(2.0 * n * n * (d + 8), n, most_rows)
+        self._tiles = -(-tiles // calls)
         if mesh is not None:
             self._tiles += -self._tiles % mesh.size
         self.calls = -(-tiles // self._tiles)

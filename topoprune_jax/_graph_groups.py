@@ -13,20 +13,28 @@ class GroupSearch:
     """The Euclidean search within every group, one group of more than `large` points after the
     other, and the rest at last. Parts are of different sizes."""
 
-    def __init__(self, points: Float[Array, "n d"], k: int, codes: Int[Array, " n"], large: int):
+    def __init__(
+        self,
+        points: Float[Array, "n d"],
+        k: int,
+        codes: Int[Array, " n"],
+        large: int,
+        most_rows: int | None = None,
+    ):
         self._n = points.shape[0]
         known = np.asarray(codes)
         rest = np.ones(self._n, bool)
         self._searches: list[tuple[BlockSearch | ExactSearch, Array]] = []
         for group in np.flatnonzero(np.bincount(known) > large):
             rows = np.flatnonzero(known == group)
-            found = block_search(points[rows], k)
+            found = block_search(points[rows], k, most_rows)
             if found is not None:
                 rest[rows] = False
                 self._add(found, rows)
         if rest.any():
             rows = np.flatnonzero(rest)
-            self._add(ExactSearch(points[rows], k, "euclidean", codes[rows]), rows)
+            own = points[rows], k, "euclidean", codes[rows]
+            self._add(ExactSearch(*own, most_rows=most_rows), rows)
         self._of_call = [
             (search, i, rows) for search, rows in self._searches for i in range(search.calls)
         ]

@@ -12,10 +12,11 @@ from . import _checks as checks
 from ._embedding import EmbeddingOptions, check_options
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
+from ._lanes import lanes_on
 from ._memory import free_host_memory, free_memory
 from ._spectral import check_manifold, components_for
 from ._speed import speed_of
-from ._stages import Problem, host_bytes, peaks, seconds_of, stages
+from ._stages import Problem, Stage, host_bytes, peaks, seconds_of, stages
 from ._types import Array
 
 _GIVEN = "given"
@@ -188,7 +189,7 @@ def plan(
     problem = _with_method(problem, device)
     free = free_memory(device)
     tile_bytes = _tile_bytes(problem, device, free)
-    several = stages(problem, tile_bytes=tile_bytes, platform=device.platform)
+    several = _stages_on(device, problem, tile_bytes)
     speed = speed_of(device)
     made = tuple(
         StagePlan(stage.name, round(size), seconds_of(stage, speed))
@@ -217,7 +218,7 @@ def fitting_tiles(problem: Problem, *, held: int = 0) -> int:
     problem = _with_method(problem, device)
     free = _and_held(free_memory(device), held)
     tile_bytes = _tile_bytes(problem, device, free)
-    several = stages(problem, tile_bytes=tile_bytes, platform=device.platform)
+    several = _stages_on(device, problem, tile_bytes)
     sizes = peaks(several)
     _check_free(problem, max(sizes), several[sizes.index(max(sizes))].name, free, device)
     on_host = host_bytes(problem, device.platform)
@@ -225,6 +226,11 @@ def fitting_tiles(problem: Problem, *, held: int = 0) -> int:
         free = _and_held(free_host_memory(), held)
         _check_free(problem, on_host, several[0].name, free, jax.devices("cpu")[0])
     return tile_bytes
+
+
+def _stages_on(device: Any, problem: Problem, tile_bytes: int) -> list[Stage]:
+    platform = device.platform
+    return stages(problem, tile_bytes=tile_bytes, platform=platform, lanes=lanes_on(platform))
 
 
 def _and_held(free: int | None, held: int) -> int | None:
@@ -327,7 +333,7 @@ def _device(device: Any) -> Any:
 
 
 def _peak(problem: Problem, device: Any, tile_bytes: int = LEAST_TILE_BYTES) -> float:
-    return max(peaks(stages(problem, tile_bytes=tile_bytes, platform=device.platform)))
+    return max(peaks(_stages_on(device, problem, tile_bytes)))
 
 
 def _tile_bytes(problem: Problem, device: Any, free: int | None) -> int:

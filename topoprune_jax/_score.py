@@ -109,22 +109,25 @@ def structural_complexity(
     score = partial(_score_patches if mesh is None else partial(_score_on, mesh), measure=measure)
     if n < 2:
         itself = jnp.arange(n, dtype=jnp.int32)
-        return score(points, itself, itself[:, None], jnp.zeros(n, points.dtype))
+        return score(points, itself, itself[:, None])
     # Scored as they are found: n patches of m points need not exist at a time.
-    search = neighbor_search(points, min(size, n) - 1, codes=codes, mesh=mesh)
-    pieces = [(i, rows) for i in range(search.calls) for rows in _calls(search.place(i).shape[0])]
-    of_part: dict[int, Array] = {}
+    options = {"codes": codes, "mesh": mesh, "most_rows": _PATCHES_PER_CALL}
+    search = neighbor_search(points, min(size, n) - 1, **options)
 
-    def some_scores(scores: Array, piece: int) -> Array:
-        i, rows = pieces[piece]
-        if i not in of_part:
-            of_part.clear()
-            of_part[i] = search.part(i)[0]
-        return score(points, search.place(i)[rows], of_part[i][rows], scores)
+    def some_scores(i: int) -> Array:
+        place, neighbors = search.place(i), search.part(i)[0]
+        calls = _calls(place.shape[0])
+        found = [score(points, place[rows], neighbors[rows]) for rows in calls]
+        last = found.pop()
+        spare = sum(map(len, (*found, last))) - len(place)
+        return jnp.concatenate([*found, last[spare:]])
 
-    steps = Steps("complexity", len(pieces), progress)
+    is_free = mesh is None and _calls_no_host(measure)
+    steps = Steps("complexity", search.calls, progress, beside=(points, codes) if is_free else ())
+    parts = [steps.run(some_scores, i) for i in range(search.calls)]
+    place = jnp.concatenate([search.place(i) for i in range(search.calls)])
     scores = varying_with(jnp.zeros(n, points.dtype), points)
-    return steps.end(steps.carry(some_scores, scores))
+    return steps.end(scores.at[place].set(jnp.concatenate(parts), mode="drop"))
 
 
 def _calls(n_rows: int) -> list[slice]:
@@ -146,18 +149,20 @@ class _Measure(NamedTuple):
     reduction: str
 
 
+def _calls_no_host(measure: _Measure) -> bool:
+    return measure.dims == (0,) or measure.reduction == "device"
+
+
 @partial(jax.jit, static_argnames="measure")
 def _score_patches(
     points: Float[Array, "n c"],
     place: Int[Array, " rows"],
     neighbors: Int[Array, "rows k"],
-    scores: Float[Array, " n"],
     *,
     measure: _Measure,
-) -> Float[Array, " n"]:
-    """`scores` with those of the points `place`, n in the padding, put in."""
-    found = _scores(points, place, neighbors, measure=measure)
-    return scores.at[place].set(found, mode="drop")
+) -> Float[Array, " rows"]:
+    """The scores of the points `place`; of anything in the padding, where that is n."""
+    return _scores(points, place, neighbors, measure=measure)
 
 
 def _score_on(
@@ -165,23 +170,21 @@ def _score_on(
     points: Float[Array, "n c"],
     place: Int[Array, " rows"],
     neighbors: Int[Array, "rows k"],
-    scores: Float[Array, " n"],
     *,
     measure: _Measure,
-) -> Float[Array, " n"]:
+) -> Float[Array, " rows"]:
     """The same, the patches divided among devices."""
-    n = points.shape[0]
+    n, rows = points.shape[0], place.shape[0]
     spare = -place.shape[0] % mesh.size
     place = jnp.pad(place, (0, spare), constant_values=n)
     neighbors = jnp.pad(neighbors, ((0, spare), (0, 0)), constant_values=n)
     m = neighbors.shape[1] + 1
     # Larger arguments of host calls on several CPU devices at a time can block each other.
-    is_free = measure.dims == (0,) or measure.reduction == "device"
-    batch = _BATCH if is_free else max(1, _SHARED_CALL_BYTES // (2 * m * m))
+    batch = _BATCH if _calls_no_host(measure) else max(1, _SHARED_CALL_BYTES // (2 * m * m))
     specs = (WHOLE, SPLIT, SPLIT), SPLIT
     given = points, place, neighbors
     found = on_shares(mesh, _scores, *specs, *given, measure=measure, batch=batch)
-    return scores.at[place].set(here(found), mode="drop")
+    return here(found)[:rows]
 
 
 def _scores(

@@ -77,20 +77,20 @@ def seconds_of(stage: Stage, speed: Speed) -> float:
     return sum(amount / rate for amount, rate in zip(stage.work, rates, strict=True))
 
 
-def stages(problem: Problem, *, tile_bytes: int, platform: str) -> list[Stage]:
-    """The stages in their order."""
+def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) -> list[Stage]:
+    """The stages in their order, where `lanes` pieces of a search run beside each other."""
     p = problem
     several = [_of_features(p, tile_bytes)]
     if p.neighbors != "given":
-        several.append(_of_neighbors(p, tile_bytes))
+        several.append(_of_neighbors(p, tile_bytes, lanes))
     several.append(_of_fuzzy_set(p, "fuzzy set"))
     if p.e:
         several.append(_of_manifold(p))
     if p.c > p.e:
         several.append(_of_start(p))
-    several += [_of_embedding(p), _of_complexity(p, platform)]
+    several += [_of_embedding(p), _of_complexity(p, platform, lanes)]
     if p.class_sizes:
-        several += [_of_class_neighbors(p, tile_bytes), _of_fuzzy_set(p, "class fuzzy set")]
+        several += [_of_class_neighbors(p, tile_bytes, lanes), _of_fuzzy_set(p, "class fuzzy set")]
     else:
         several.append(_of_strata(p))
         if p.chooses_beta:
@@ -139,26 +139,26 @@ def _of_features(p: Problem, slab_bytes: int) -> Stage:
     return _stage("features", rows + 3.0 * slab, rows, work)
 
 
-def _of_neighbors(p: Problem, tile_bytes: int) -> Stage:
+def _of_neighbors(p: Problem, tile_bytes: int, lanes: int) -> Stage:
     kept = 2.0 * p.n * p.k
     tree = approximate._plan(p.n, p.k) if p.neighbors == "blocks" else None
     if tree is not None:
         return _stage("neighbors", _blocks_numbers(p, tree), kept, _blocks_work(p, tree))
     if p.neighbors == "projected" and p.d > approximate._AXES:
-        numbers, work = _projected_numbers(p, tile_bytes), _projected_work(p)
+        numbers, work = _projected_numbers(p, tile_bytes, lanes), _projected_work(p)
         return _stage("neighbors", numbers, kept, work)
     return _stage(
         "neighbors",
-        _search_numbers(p.n, p.d, p.k, (), tile_bytes),
+        _search_numbers(p.n, p.d, p.k, (), tile_bytes, lanes),
         kept,
         _search_work(p.n, p.d, p.k, ()),
     )
 
 
-def _of_class_neighbors(p: Problem, tile_bytes: int) -> Stage:
+def _of_class_neighbors(p: Problem, tile_bytes: int, lanes: int) -> Stage:
     return _stage(
         "class neighbors",
-        _search_numbers(p.n, p.d, p.k, p.class_sizes, tile_bytes) + 2.0 * p.n,
+        _search_numbers(p.n, p.d, p.k, p.class_sizes, tile_bytes, lanes) + 2.0 * p.n,
         2.0 * p.n * p.k + 2.0 * p.n,
         _search_work(p.n, p.d, p.k, p.class_sizes),
     )
@@ -169,18 +169,22 @@ def _pairs(n: int, class_sizes: tuple[int, ...]) -> float:
     return float(sum(size * (size + exact.ROWS) for size in class_sizes)) if class_sizes else n * n
 
 
-def _search_numbers(n: int, d: int, k: int, class_sizes: tuple[int, ...], tile_bytes: int) -> float:
+def _search_numbers(
+    n: int, d: int, k: int, class_sizes: tuple[int, ...], tile_bytes: int, lanes: int
+) -> float:
     """The exact search: a table, its columns with room for a block more, and the parts found."""
-    scan = _scan_numbers(n, d, class_sizes, tile_bytes)
+    scan = _scan_numbers(n, d, class_sizes, tile_bytes, lanes)
     return max(scan + 2.0 * n * k, n * (d + 4.0) + n * (7.0 * k + 1))
 
 
-def _scan_numbers(n: int, d: int, class_sizes: tuple[int, ...], tile_bytes: int) -> float:
+def _scan_numbers(
+    n: int, d: int, class_sizes: tuple[int, ...], tile_bytes: int, lanes: int
+) -> float:
     width = max(class_sizes, default=n)
     block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-width // 128) * 128)
     table = n * (d + 4.0)
     columns = (n + block) * (d + 1.0)
-    return table + max(table, columns + max(n * (d + 1.0), exact.ROWS * block))
+    return table + max(table, lanes * (columns + max(n * (d + 1.0), exact.ROWS * block)))
 
 
 def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...]) -> Work:
@@ -193,13 +197,13 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...]) -> Work:
     )
 
 
-def _projected_numbers(p: Problem, tile_bytes: int) -> float:
+def _projected_numbers(p: Problem, tile_bytes: int, lanes: int) -> float:
     """As the exact search with fewer columns; the table and the coordinates of its rows stay."""
     block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-p.n // 128) * 128)
     scanned = approximate._AXES + 2.0
     table, coordinates = p.n * (p.d + 4.0), p.n * (scanned + 1)
     columns = (p.n + block) * scanned
-    scan = columns + max(p.n * scanned, exact.ROWS * block) + 2.0 * p.n * p.k
+    scan = lanes * (columns + max(p.n * scanned, exact.ROWS * block)) + 2.0 * p.n * p.k
     return table + coordinates + max(p.n * (p.d + 4.0), scan, p.n * (7.0 * p.k + 1))
 
 
@@ -286,19 +290,19 @@ def _of_embedding(p: Problem) -> Stage:
     return _stage("embedding", numbers, float(p.n) * p.c, work)
 
 
-def _of_complexity(p: Problem, platform: str) -> Stage:
+def _of_complexity(p: Problem, platform: str, lanes: int) -> Stage:
     """Patches are scored as they are found, a part after the other."""
     n, m = p.n, p.m
     c = p.e or p.c
     is_by_boxes = c <= boxes._MAX_FEATURES and n >= boxes._MIN_POINTS and m <= boxes._MAX_NEIGHBORS
     work = Work(operations=_PATCH * n * m * m)
-    scoring = 3.0 * min(_score._BATCH, _PATCH_NUMBERS // m**2) * m * m
+    scoring = lanes * 3.0 * min(_score._BATCH, _PATCH_NUMBERS // m**2) * m * m
     if is_by_boxes:
         part = min(n, boxes._TILES_PER_CALL * boxes._SIZE)
-        numbers = n * (3 * c + 13.0) + 4.0 * part * m
+        numbers = n * (3 * c + 13.0) + lanes * 4.0 * part * m
         found = Work(operations=_BOXES * n * m + 2 * (n / boxes._SIZE) ** 2)
     else:
-        found, numbers = _found_patches(p, c, platform)
+        found, numbers = _found_patches(p, c, platform, lanes)
     work = work._replace(
         flops=found.flops,
         streamed=found.streamed,
@@ -307,29 +311,30 @@ def _of_complexity(p: Problem, platform: str) -> Stage:
     return _stage("complexity", numbers + scoring, float(n), work)
 
 
-def _found_patches(p: Problem, c: int, platform: str) -> tuple[Work, float]:
+def _found_patches(p: Problem, c: int, platform: str, lanes: int) -> tuple[Work, float]:
     """Work and numbers of the search for patches: large groups by blocks, the others exactly."""
     n, m = p.n, p.m
     sizes = p.class_sizes or (n,)
     by_blocks = [size for size in sizes if patches_by_blocks(size, platform)]
-    trees = {size: approximate._plan(size, m - 1) for size in set(by_blocks)}
+    trees = {size: approximate.plan_of_patches(size, c, m - 1) for size in set(by_blocks)}
     rest = [size for size in sizes if trees.get(size) is None]
-    found, held, part = Work(), 0.0, 0.0
+    found, held, part, most = Work(), 0.0, 0.0, float(_score._PATCHES_PER_CALL)
     for size in sizes:
         tree = trees.get(size)
         if tree is not None:
             work = _blocks_work(p._replace(n=size, d=c, k=m), tree)
             found = Work(*(a + b for a, b in zip(found, work, strict=True)))
             held += size * (4.0 * c + 12)
-            rows = min(size, exact.CHUNK_FLOPS / (2.0 * tree.visited * (size >> tree.levels) * c))
+            flops = 2.0 * tree.visited * (size >> tree.levels) * c
+            rows = min(size, most, exact.CHUNK_FLOPS / flops)
             part = max(part, rows * (tree.candidates + 3.0 * m))
     if rest:
         own, several = sum(rest), tuple(rest) if p.class_sizes else ()
         work = _search_work(own, c, m, several)
         found = Work(*(a + b for a, b in zip(found, work, strict=True)))
-        held += _scan_numbers(own, c, several, exact.TILE_BYTES)
-        part = max(part, 4.0 * m * min(own, exact.CHUNK_FLOPS / (2.0 * own * (c + 8))))
-    return found, held + part
+        held += _scan_numbers(own, c, several, exact.TILE_BYTES, lanes)
+        part = max(part, 4.0 * m * min(own, most, exact.CHUNK_FLOPS / (2.0 * own * (c + 8))))
+    return found, held + lanes * part
 
 
 def _of_strata(p: Problem) -> Stage:

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _checks as checks
 from ._checkpoint import Checkpoint, opened
+from ._lanes import Lanes
 from ._types import Array, Progress
 
 T = TypeVar("T")
@@ -129,16 +130,29 @@ def running(
 
 
 class Steps:
-    """The pieces of a stage, one after the other.
+    """The pieces of a stage, one after the other, or a few at a time.
 
-    While nobody watches, a piece is under way when the next one is handed over, so that the device
-    has no time without work; more than two would only be out of reach of Ctrl-C. How the work is
-    cut into pieces must depend on shapes alone, so that a later run computes the same ones.
+    While nobody watches, a piece more is under way than runs when the next one is handed over, so
+    that the device has no time without work; more would only be out of reach of Ctrl-C. How the
+    work is cut into pieces must depend on shapes alone, so that a later run computes the same ones.
     """
 
-    def __init__(self, stage: str, total: int, progress: Progress | None, *, size: int = 1):
-        """`total` units of work, `size` of them in each piece but perhaps the last."""
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        progress: Progress | None,
+        *,
+        size: int = 1,
+        beside: Sequence[Array | None] = (),
+    ):
+        """`total` units of work, `size` of them in each piece but perhaps the last.
+
+        With `beside`, all the arrays that they look at, the pieces that `run` gets may run beside
+        each other. They must not call the host.
+        """
         self._stage, self._total, self._size = stage, total, size
+        self._lanes = Lanes(beside)
         self._run = progress if isinstance(progress, Run) else Run(progress)
         self._store = self._run.checkpoint
         self._name = f"{self._run.name(stage)}.{total}-{size}"
@@ -158,7 +172,7 @@ class Steps:
             result = self._found.pop(index)
         else:
             self._pause()
-            result = function(*args, **options)
+            result = self._lanes.hand_over(index, function, *args, **options)
             self._under_way.append(result)
             if self._store is not None and _is_simple(result):
                 self._unsaved[index] = result
@@ -187,7 +201,7 @@ class Steps:
 
     def _pause(self, state: Any = None) -> None:
         """Between two pieces: waits, saves and reports."""
-        ahead = 0 if self._run.is_watched else 1
+        ahead = len(self._lanes) - self._run.is_watched
         while len(self._under_way) > ahead:
             wait(self._under_way.pop(0))
         if state is None:
@@ -195,7 +209,8 @@ class Steps:
         elif self._store is not None and self._done > 0 and self._store.is_due:
             leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(wait(state)))}
             self._store.save(self._name, {"done": np.asarray(self._done), **leaves})
-        self._run(self._stage, self._done, self._total)
+        finished = max(0, self._done - self._size * len(self._under_way))
+        self._run(self._stage, finished, self._total)
 
     def _save_parts(self) -> None:
         if self._store is None or not self._unsaved or not self._store.is_due:

@@ -1,0 +1,103 @@
+"""Pieces beside each other: on one CPU only, in the caller's options, with the same bits."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax as tp
+from topoprune_jax import _graph_approximate, _graph_exact, _lanes, _score
+from topoprune_jax._lanes import Lanes
+from topoprune_jax._steps import Steps
+
+N_LANES = 3
+
+
+@pytest.fixture(autouse=True)
+def lanes(monkeypatch):
+    monkeypatch.setattr(_lanes, "_cores", lambda: N_LANES)
+
+
+@pytest.fixture
+def small_calls(monkeypatch):
+    monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1.0)
+    monkeypatch.setattr(_score, "_PATCHES_PER_CALL", 100)
+
+
+def here():
+    return threading.current_thread().name
+
+
+def test_pieces_go_to_the_lanes_in_turn():
+    steps = Steps("stage", 7, None, beside=(jnp.zeros(3), None))
+    names = [steps.run(here) for _ in range(7)]
+    assert len(set(names)) == N_LANES
+    assert names == names[:N_LANES] * 2 + names[:1]
+    assert threading.main_thread().name not in names
+
+
+def test_nothing_leaves_the_thread_unless_it_may():
+    own = here()
+    assert Lanes().hand_over(0, here) == own
+    assert Steps("stage", 1, None).run(here) == own
+    # Of an array on several devices, one that is traced, and in options of this thread alone.
+    devices = np.array(jax.devices()[:2])
+    on_two = jax.device_put(
+        jnp.zeros(2), jax.NamedSharding(jax.make_mesh((2,), ("x",), devices=devices), jax.P("x"))
+    )
+    assert Lanes((on_two,)).hand_over(0, here) == own
+    seen, known = [], jnp.zeros(1)
+    for transform in (jax.vmap, jax.jit):
+        transform(lambda x: seen.append(Lanes((known, x)).hand_over(0, here)))(jnp.zeros(2))
+    jax.jit(lambda: seen.append(Lanes((known,)).hand_over(0, here)))()
+    assert seen == [own] * 3
+    with jax.default_matmul_precision("highest"):
+        assert Lanes((jnp.zeros(1),)).hand_over(0, here) == own
+    assert Lanes((jnp.zeros(1),)).hand_over(0, here) != own
+
+
+def test_an_error_comes_out_of_its_lane():
+    def piece():
+        raise ValueError("of the piece")
+
+    with pytest.raises(ValueError, match="of the piece"):
+        Steps("stage", 1, None, beside=(jnp.zeros(1),)).run(piece)
+
+
+@pytest.mark.parametrize("labeled", [False, True])
+def test_searches_and_scores_are_the_same_to_the_bit(rng, small_calls, monkeypatch, labeled):
+    points = rng.normal(size=(1500, 20)).astype(np.float32)
+    labels = rng.integers(0, 3, 1500) if labeled else None
+    plan = _graph_approximate._Plan(4, 1, 8, 40, 960, 10, 1)
+    monkeypatch.setattr(_graph_approximate, "_plan", lambda n, k: plan)
+
+    def everything():
+        methods = ("exact",) if labeled else ("exact", "blocks")
+        graphs = [tp.knn_graph(points, labels=labels, method=method) for method in methods]
+        return graphs, tp.structural_complexity(points, labels=labels, patch_size=12)
+
+    several = everything()
+    monkeypatch.setattr(_lanes, "_MOST", 1)
+    for one, other in zip(jax.tree.leaves(several), jax.tree.leaves(everything()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_progress_tells_what_is_finished(rng, small_calls):
+    calls = []
+    points = rng.normal(size=(1500, 6)).astype(np.float32)
+    tp.structural_complexity(points, patch_size=8, progress=lambda *call: calls.append(call))
+    done = [call[1] for call in calls]
+    total = calls[-1][2]
+    assert total == 6
+    # All but those that run.
+    assert done == [max(0, i - (N_LANES - 1)) for i in range(total)] + [total]
+
+
+def test_float64_stays_float64(rng, small_calls):
+    with jax.enable_x64(True):
+        points = rng.normal(size=(600, 6))
+        graph = tp.knn_graph(points)
+        scores = tp.structural_complexity(points, patch_size=8)
+    assert graph.distances.dtype == scores.dtype == np.float64
