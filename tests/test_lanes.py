@@ -1,5 +1,8 @@
 """Pieces beside each other: on one CPU only, in the caller's options, with the same bits."""
 
+import os
+import pathlib
+import sys
 import threading
 
 import jax
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 import topoprune_jax as tp
-from topoprune_jax import _graph_approximate, _graph_exact, _lanes, _score
+from topoprune_jax import _graph_approximate, _graph_exact, _lanes, _memory, _score
 from topoprune_jax._lanes import Lanes
 from topoprune_jax._steps import Steps
 
@@ -101,3 +104,21 @@ def test_float64_stays_float64(rng, small_calls):
         graph = tp.knn_graph(points)
         scores = tp.structural_complexity(points, patch_size=8)
     assert graph.distances.dtype == scores.dtype == np.float64
+
+
+def test_freed_memory_goes_back_to_the_system():
+    """What a process holds falls by what it freed; only where the C library is glibc."""
+    if not sys.platform.startswith("linux") or _memory._trim() is None:
+        pytest.skip("this C library gives memory back by itself, or never")
+    several = [bytearray(100_000) for _ in range(1000)]
+    last = bytearray(100_000)  # what lies above the others keeps them from going back by themselves
+    del several
+    before = resident()
+    _memory.give_back_freed_memory()
+    assert resident() < before
+    assert len(last) == 100_000
+
+
+def resident():
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

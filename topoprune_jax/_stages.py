@@ -19,7 +19,7 @@ _NUMBER = 4  # bytes of a float32 or an int32
 _BETAS = 5  # that `choose_beta` tries at most
 _PATCH_NUMBERS = 1 << 22  # pairs of points of the patches that are scored in one go, at most
 # What the compiler and its programs hold on a CPU.
-PROGRAM_BYTES = 4.3e8
+PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
 # 50,000 x 128 real features on two cores (benchmarks/results/rank_50000x128.json).
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients

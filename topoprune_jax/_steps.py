@@ -13,6 +13,7 @@ import numpy as np
 from . import _checks as checks
 from ._checkpoint import Checkpoint, opened
 from ._lanes import Lanes
+from ._memory import give_back_freed_memory
 from ._types import Array, Progress
 
 T = TypeVar("T")
@@ -195,6 +196,8 @@ class Steps:
         if self._run.is_watched:
             wait((self._under_way, result))
         self._under_way.clear()
+        if self._total > self._size and not checks.is_tracing():
+            give_back_freed_memory()
         self._save_parts()
         self._run(self._stage, self._total, self._total)
         return result
