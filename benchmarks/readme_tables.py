@@ -121,7 +121,18 @@ def rank():
     )
     text = table(["seconds", *kinds], rows)
     text += f"\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
-    return f"{text} {_peer(record, kinds[0])}" if PEER in record["warm_median_seconds"] else text
+    if PEER in record["warm_median_seconds"]:
+        text += f" {_peer(record, kinds[0])}"
+    return f"{text}\n\n{_from_disk(load('disk.json'))}"
+
+
+def _from_disk(record):
+    return (
+        f"From a `.npy` file of {record['n_samples']:,} x {record['dims']}, `topoprune rank` on "
+        f"the same two cores took {record['wall_seconds'] / 60:.1f} minutes in all and "
+        f"{record['peak_memory_bytes'] / 1e9:.2f} GB at its peak "
+        "([file](benchmarks/results/disk.json), made by `benchmarks/bench_disk.py`)."
+    )
 
 
 def _peer(record, kind):
