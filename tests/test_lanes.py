@@ -1,5 +1,6 @@
 """Pieces beside each other: on one CPU only, in the caller's options, with the same bits."""
 
+import functools
 import os
 import pathlib
 import sys
@@ -11,7 +12,15 @@ import numpy as np
 import pytest
 
 import topoprune_jax as tp
-from topoprune_jax import _graph_approximate, _graph_exact, _lanes, _memory, _score
+from topoprune_jax import (
+    _graph_approximate,
+    _graph_boxes,
+    _graph_exact,
+    _lanes,
+    _memory,
+    _score,
+    _steps,
+)
 from topoprune_jax._lanes import Lanes
 from topoprune_jax._steps import Steps
 
@@ -122,3 +131,46 @@ def test_freed_memory_goes_back_to_the_system():
 def resident():
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def lag(call):
+    """By how many pieces `progress` falls behind when a few are under way: one less than lanes."""
+    calls = []
+    call(lambda *one: calls.append(one[1:]))
+    done = [one[0] for one in calls]
+    assert done == sorted(done)
+    assert calls[-1][0] == calls[-1][1] >= 2 * N_LANES
+    return done.count(0) - 1
+
+
+@pytest.mark.parametrize("method", ["exact", "projected", "blocks", "boxes"])
+def test_every_search_uses_the_lanes(rng, small_calls, monkeypatch, method):
+    d = 2 if method == "boxes" else 20
+    points = rng.normal(size=(1600, d)).astype(np.float32)
+    plan = _graph_approximate._Plan(4, 1, 8, 40, 960, 10, 1)
+    monkeypatch.setattr(_graph_approximate, "_plan", lambda n, k: plan)
+    monkeypatch.setattr(_graph_approximate, "_AXES", 16)
+    monkeypatch.setattr(_graph_boxes, "_MIN_POINTS", 256)
+    monkeypatch.setattr(_graph_boxes, "_TILES_PER_CALL", 4)
+    chosen = "exact" if method == "boxes" else method
+    assert lag(lambda tell: tp.knn_graph(points, method=chosen, progress=tell)) == N_LANES - 1
+
+
+def test_what_calls_the_host_stays_in_the_thread(rng, small_calls):
+    """Several host calls at a time could wait for each other without end."""
+    points = rng.normal(size=(1600, 6)).astype(np.float32)
+    score = functools.partial(tp.structural_complexity, points, patch_size=8)
+    assert lag(lambda tell: score(dims=(0, 1), progress=tell)) == 0
+    assert lag(lambda tell: score(dims=(0, 1), reduction="device", progress=tell)) == N_LANES - 1
+
+
+def test_stages_of_several_pieces_give_memory_back(monkeypatch):
+    given = []
+    monkeypatch.setattr(_steps, "give_back_freed_memory", lambda: given.append(True))
+    for total, expected in ((1, 0), (2, 1)):
+        given.clear()
+        steps = Steps("stage", total, None)
+        for _ in range(total):
+            steps.run(here)
+        steps.end()
+        assert len(given) == expected

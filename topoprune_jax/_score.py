@@ -114,18 +114,20 @@ def structural_complexity(
     options = {"codes": codes, "mesh": mesh, "most_rows": _PATCHES_PER_CALL}
     search = neighbor_search(points, min(size, n) - 1, **options)
 
+    def places(i: int) -> list[Array]:
+        place = search.place(i)
+        return [place[rows] for rows in _calls(place.shape[0])]
+
     def some_scores(i: int) -> Array:
-        place, neighbors = search.place(i), search.part(i)[0]
-        calls = _calls(place.shape[0])
-        found = [score(points, place[rows], neighbors[rows]) for rows in calls]
-        last = found.pop()
-        spare = sum(map(len, (*found, last))) - len(place)
-        return jnp.concatenate([*found, last[spare:]])
+        neighbors = search.part(i)[0]
+        calls = zip(places(i), _calls(neighbors.shape[0]), strict=True)
+        return jnp.concatenate([score(points, place, neighbors[rows]) for place, rows in calls])
 
     is_free = mesh is None and _calls_no_host(measure)
     steps = Steps("complexity", search.calls, progress, beside=(points, codes) if is_free else ())
     parts = [steps.run(some_scores, i) for i in range(search.calls)]
-    place = jnp.concatenate([search.place(i) for i in range(search.calls)])
+    # Points of rows that overlap come twice, with one score.
+    place = jnp.concatenate([place for i in range(search.calls) for place in places(i)])
     scores = varying_with(jnp.zeros(n, points.dtype), points)
     return steps.end(scores.at[place].set(jnp.concatenate(parts), mode="drop"))
 

@@ -361,14 +361,15 @@ def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: i
         gains = jnp.where(jnp.isnan(gains), 0, gains)
         gains = jnp.where(state.best[blocks] > -jnp.inf, gains, -jnp.inf)
 
-        def with_gains(gains: Array) -> tuple[Array, Array, Array]:
-            """The leaders' rows, the maxima of their blocks' rows, and those of their blocks."""
+        def with_gains(gains: Array) -> tuple[Array, Array, Array, Array]:
+            """The leaders' rows and their maxima; the maxima of their blocks' rows and blocks."""
             new = jnp.where(is_place, gains[:, None], of_places)
-            new_rows = jnp.where(is_row, jnp.max(new, axis=1)[:, None], of_rows)
-            return new, new_rows, jnp.max(new_rows, axis=1)
+            row_best = jnp.max(new, axis=1)
+            new_rows = jnp.where(is_row, row_best[:, None], of_rows)
+            return new, row_best, new_rows, jnp.max(new_rows, axis=1)
 
-        new, new_rows, new_best = with_gains(gains)
-        block = jnp.argmax(state.best.at[blocks].set(new_best)).astype(jnp.int32)
+        new, _, new_rows, best = with_gains(gains)
+        block = jnp.argmax(state.best.at[blocks].set(best)).astype(jnp.int32)
         # Picked is the leader that is now the first of the largest bounds, if one of them is.
         first_row = jnp.argmax(new_rows, axis=1).astype(jnp.int32)
         first_place = jnp.argmax(new, axis=1).astype(jnp.int32)
@@ -376,12 +377,11 @@ def _pick(edges: _Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: i
         leads = jnp.any(picked)
         i = leaders[jnp.argmax(picked)]
         gains = jnp.where(picked, -jnp.inf, gains)
-        _, new_rows, new_best = with_gains(gains)
-        row_best = jnp.take_along_axis(new_rows, rows[:, None], axis=1)[:, 0]
+        _, row_best, _, best = with_gains(gains)
         return _Greedy(
             bound=state.bound.at[blocks, rows, places].set(gains),
             row_best=state.row_best.at[blocks, rows].set(row_best),
-            best=state.best.at[blocks].set(new_best),
+            best=state.best.at[blocks].set(best),
             covered=_cover(edges, state.covered, i, leads),
             order=state.order.at[jnp.where(leads, state.count, n)].set(i, mode="drop"),
             count=state.count + leads.astype(state.count.dtype),

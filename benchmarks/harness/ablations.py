@@ -44,8 +44,8 @@ class Variant:
       class or stratum; None is 4 with labels and 0 without, as in `rank`.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
       "simplest" keeps the lowest scores; "random" draws from the simplest three tenths, "random of
-      four fifths" from as many; "strata" is CCS on the score: the highest are cut, every stratum of
-      the others gives as many.
+      half" and "random of four fifths" from as many; "strata" is CCS on the score: the highest are
+      cut, every stratum of the others gives as many.
     """
 
     labeled: bool
@@ -282,6 +282,7 @@ _RULES = {
     "seven tenths": functools.partial(_part, share=0.7),
     "simplest": _simplest,
     "random": functools.partial(_random, share=0.3),
+    "random of half": functools.partial(_random, share=0.5),
     "random of four fifths": functools.partial(_random, share=0.8),
     "strata": _strata,
 }
@@ -325,6 +326,16 @@ _CHANGES = {
     "discriminant margin, random of the clearest 80 %": {
         "score": "margin",
         "rule": "random of four fifths",
+        "manifold": "features",
+    },
+    "discriminant margin, random of the clearest 50 %": {
+        "score": "margin",
+        "rule": "random of half",
+        "manifold": "features",
+    },
+    "discriminant margin, the clearest 50 %, then coverage": {
+        "score": "margin",
+        "rule": "half",
         "manifold": "features",
     },
 }
