@@ -82,14 +82,14 @@ def _exact_search():
     rows, own = table(N, D), arrays(("i", 2, exact.ROWS))[0]
     block = exact.block_size(N, None)
     options = {"metric": "euclidean", "k": K, "block": block, "by_class": False}
-    return held(rows), [(exact.search, (rows, own), options)]
+    return [(held(rows), exact.search, (rows, own), options)]
 
 
 def _manifold():
     def eigenmap(fuzzy_set):
         return tp.spectral_embedding(fuzzy_set, E, rounds=4, tolerance=0.1)
 
-    return 0, [(jax.jit(eigenmap), (fuzzy_set(),), {})]
+    return [(0, jax.jit(eigenmap), (fuzzy_set(),), {})]
 
 
 def _spectral_start():
@@ -101,26 +101,29 @@ def _spectral_start():
         )
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return held(guess), [(jax.jit(filtered), (fuzzy_set(), guess, key), {})]
+    return [(held(guess), jax.jit(filtered), (fuzzy_set(), guess, key), {})]
 
 
 def _embedding():
-    """The layout stays; then the epochs."""
+    """The layout, which stays for the epochs."""
     start, z = arrays(("f", N, C), ("f", C, N))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    layout = jax.eval_shape(embedding._layout, fuzzy_set(), start, key)
+    making = embedding._layout, (fuzzy_set(), start, key)
+    layout = jax.eval_shape(making[0], *making[1])
     options = {"options": tp.EmbeddingOptions(n_components=C), "n_epochs": 10}
-    return held((layout, z, z)), [(embedding._run, (layout, (z, z), 0, key), options)]
+    running = held((layout, z, z)), embedding._run, (layout, (z, z), 0, key), options
+    return [(held(start), *making, {}), running]
 
 
 def _greedy():
-    return 0, [(selection._start, (fuzzy_set(), *arrays(("f", N), ("i", N))), {})]
+    return [(0, selection._start, (fuzzy_set(), *arrays(("f", N), ("i", N))), {})]
 
 
 def held(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+# What stays meanwhile, the program, its arguments and options, of all that a stage runs.
 PROGRAMS = {
     "neighbors": _exact_search,
     "manifold": _manifold,
@@ -133,9 +136,8 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_bytes_are_those_of_the_compiled_programs(name):
     """XLA says what a program needs beside its arguments, and how large its results are."""
-    kept, programs = PROGRAMS[name]()
     needed = 0
-    for program, arguments, options in programs:
+    for kept, program, arguments, options in PROGRAMS[name]():
         memory = program.lower(*arguments, **options).compile().memory_analysis()
         size = memory.temp_size_in_bytes + memory.output_size_in_bytes
         needed = max(needed, kept + size)

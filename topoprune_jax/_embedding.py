@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import rescale, varying_with
-from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._lanes import Lanes
 from ._mesh import AXIS, SPLIT, WHOLE, check_mesh, here, in_shares, on_all, on_shares
 from ._spectral import spectral_start
 from ._steps import Steps
@@ -32,6 +33,8 @@ _ACCELERATOR_BLOCK = 1 << 15  # of reverse edges: there every block is a launch
 _EPOCHS_PER_CALL = 10
 _START_EXTENT = 10.0  # umap-learn's
 _SHIFTS_AT_ONCE = 32  # whose forces are summed without rounding
+_TILES_A_LANE = 2  # at least: less work is not worth three programs an epoch
+_GROUPS_IN_LANES = 16  # of shifts at most: each has forces of its own
 
 
 def _option(name: str, default: Any) -> Any:
@@ -134,22 +137,30 @@ def embed(
     check_fuzzy_set(fuzzy_set)
     check_options(options)
     checks.check_key(key)
+    n = fuzzy_set.n_points
     order_key, start_key, epoch_key = jax.random.split(key, 3)
     initial = starting_points(fuzzy_set, options, start, start_key)
     total = options.n_epochs
-    layout = _layout(fuzzy_set, initial, order_key)
-    state = varying_with((layout.start, jnp.zeros_like(layout.start)), layout.weights)
-    traced = checks.is_traced(layout.start)
+    traced = any(checks.is_traced(leaf) for leaf in jax.tree.leaves((fuzzy_set, initial, key)))
     mesh = check_mesh(mesh, traced=traced)
+    lanes = Lanes(() if mesh else (fuzzy_set.memberships, initial))
+    n_shares = mesh.size if mesh else _lanes_for(n, options, len(lanes))
+    layout = _layout(fuzzy_set, initial, order_key, n_shares=n_shares)
+    state = varying_with((layout.start, jnp.zeros_like(layout.start)), layout.weights)
+    place = layout.place
     per_call = max(1, total if traced else min(total, _EPOCHS_PER_CALL))
-    run = partial(_run, layout) if mesh is None else _run_on(mesh, layout)
+    if mesh is not None:
+        run = _run_on(mesh, layout)
+    else:
+        run = partial(_run, layout) if n_shares == 1 else _run_in(lanes, layout)
+    del layout  # those that move the points have what they need of it
 
     def some_epochs(state, done: int):
         return run(state, done, epoch_key, options=options, n_epochs=per_call)
 
     steps = Steps("embedding", total, progress, size=per_call)
     state = steps.carry(some_epochs, state)
-    return steps.end(_finish(layout, state[0] if mesh is None else here(state[0])))
+    return steps.end(_finish(place, state[0] if mesh is None else here(state[0])))
 
 
 def starting_points(
@@ -208,21 +219,25 @@ def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
 
 
 class _Layout(eqx.Module):
-    """The graph in a random order of the points, coordinates as (c, n)."""
+    """The graph in a random order of the points, coordinates as (c, n).
+
+    Points are divided into shares of whole tiles, one after the other. Edges that their other end
+    lists are sorted by their point; those of share i are offsets[i] .. offsets[i + 1] - 1.
+    """
 
     place: Array  # place[i] is where point i went
     start: Float[Array, "c n"]
-    neighbors: Array  # (k, tiles * tile), in the new order; a point without weight fills them up
+    neighbors: Array  # (k, shares * share), in the new order; points without weight fill them up
     weights: Float[Array, "k m"]
     reverse_rows: Array  # (n k + block,)
     reverse_neighbors: Array
     reverse_weights: Array
-    n_reverse: Array
+    offsets: Array  # (shares + 1,)
     degrees: Float[Array, " n"]
 
 
-@jax.jit
-def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key) -> _Layout:
+@partial(jax.jit, static_argnames="n_shares")
+def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key, *, n_shares: int = 1) -> _Layout:
     """Shuffled, so that a shift of the order is a random pairing even where classes are sorted."""
     n = fuzzy_set.n_points
     jitter_key, order_key = jax.random.split(key)
@@ -238,21 +253,36 @@ def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key) -> _Layout:
     def moved(indices):
         return jnp.where(indices >= 0, place[jnp.maximum(indices, 0)], 0).astype(jnp.int32)
 
-    block = (0, _ACCELERATOR_BLOCK)
-    n_tiles, tile = _tiles(n)
-    last = ((0, 0), (0, n_tiles * tile - n))
-    rows = reverse_rows(fuzzy_set)
+    share = _share(n, n_shares)
+    last = ((0, 0), (0, n_shares * share - n))
+    # Rows of the reverse edges change their places as the points do, each as a whole.
+    old = fuzzy_set.reverse_offsets
+    offsets = jnp.pad(jnp.cumsum(jnp.diff(old)[order], dtype=jnp.int32), (1, 0))
+    edge = jnp.arange(fuzzy_set.reverse_indices.shape[0], dtype=jnp.int32)
+    is_edge = edge < offsets[-1]
+    row = jnp.minimum(jnp.searchsorted(offsets[1:], edge, side="right"), n - 1).astype(jnp.int32)
+    source = jnp.where(is_edge, old[order[row]] + edge - offsets[row], -1)
+
+    def listed(values):
+        return jnp.pad(values, (0, _ACCELERATOR_BLOCK))
+
     return _Layout(
         place=place,
         start=start[order].T,
         neighbors=jnp.pad(moved(fuzzy_set.indices)[order].T, last),
         weights=jnp.pad(fuzzy_set.memberships[order].T, last),
-        reverse_rows=jnp.pad(moved(jnp.where(rows < n, rows, -1)), block),
-        reverse_neighbors=jnp.pad(moved(fuzzy_set.reverse_indices), block),
-        reverse_weights=jnp.pad(fuzzy_set.reverse_memberships, block),
-        n_reverse=fuzzy_set.reverse_offsets[-1],
+        reverse_rows=listed(row),
+        reverse_neighbors=listed(moved(fuzzy_set.reverse_indices[source])),
+        reverse_weights=listed(jnp.where(is_edge, fuzzy_set.reverse_memberships[source], 0)),
+        offsets=offsets[np.minimum(share * np.arange(n_shares + 1), n)],
         degrees=fuzzy_set.degrees[order],
     )
+
+
+def _share(n: int, n_shares: int) -> int:
+    """Points of each of so many shares of n points: whole tiles, the last perhaps with less."""
+    n_tiles, tile = _tiles(n)
+    return tile * -(-n_tiles // n_shares)
 
 
 @partial(jax.jit, static_argnames=("options", "n_epochs"))
@@ -312,7 +342,8 @@ def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
     tile = _tiles(n)[1]
     force, stiffness = _from_listed(z, own, layout.neighbors, layout.weights, tile, a, b)
     edges = layout.reverse_rows, layout.reverse_neighbors, layout.reverse_weights
-    return _from_listing(z, (force[:, :n], stiffness[:n]), edges, (0, layout.n_reverse), None, a, b)
+    between = 0, layout.offsets[-1]
+    return _from_listing(z, (force[:, :n], stiffness[:n]), edges, between, None, a, b)
 
 
 def _pull(difference: Float[Array, "c m"], weight: Float[Array, " m"], a: float, b: float):
@@ -431,7 +462,7 @@ def _mean_push(
     n_shifts: int,
 ) -> Float[Array, "c m"]:
     """The mean of the forces `pushed` at random shifts, a few of them at a time."""
-    shifts = jax.random.randint(key, (n_shifts,), 1, z.shape[1])
+    shifts = _shifts(key, n_shifts, z.shape[1])
     few = min(n_shifts, _SHIFTS_AT_ONCE)
     groups = shifts[: n_shifts // few * few].reshape(-1, few)
     if groups.shape[0] == 1:
@@ -442,6 +473,10 @@ def _mean_push(
     if n_shifts % few:
         total = total + pushed(shifts[n_shifts // few * few :])
     return total / (2 * n_shifts)
+
+
+def _shifts(key: Key, n_shifts: int, n: int) -> Int[Array, " s"]:
+    return jax.random.randint(key, (n_shifts,), 1, n)
 
 
 def _force_unit(n_shifts: int, dtype: Any) -> float:
@@ -516,25 +551,139 @@ def _push_of_tiles(
     return (total[:, :n] + total[:, n : 2 * n]) * unit
 
 
+def _lanes_for(n: int, options: EmbeddingOptions, most: int) -> int:
+    """How many lanes an epoch has work for, with few enough groups of shifts."""
+    n_groups = -(-options.n_negatives // (2 * _SHIFTS_AT_ONCE))
+    return max(1, min(most, _tiles(n)[0] // _TILES_A_LANE)) if n_groups <= _GROUPS_IN_LANES else 1
+
+
+def _run_in(lanes: Lanes, layout: _Layout) -> Callable[..., Any]:
+    """`_run` with the forces of an epoch from several lanes, one for every share of the points.
+
+    The bits are the same, for the reasons of `_run_on`.
+    """
+    n_tiles, tile = _tiles(layout.degrees.shape[0])
+    n_shares = layout.offsets.shape[0] - 1
+    share = layout.neighbors.shape[1] // n_shares
+    parts = [slice(i * share, (i + 1) * share) for i in range(n_shares)]
+    own = [(layout.neighbors[:, part], layout.weights[:, part]) for part in parts]
+    edges = _edges(layout)
+    degrees = layout.degrees
+
+    def run(state, first: int, key: Key, *, options: EmbeddingOptions, n_epochs: int):
+        for t in range(first, min(first + n_epochs, options.n_epochs)):
+            more = {"options": options, "tiles": (tile, n_tiles)}
+            given = edges, state[0], key, np.int32(t)
+            forces = [
+                lanes.hand_over(i, _forces, np.int32(i), mine, *given, **more)
+                for i, mine in enumerate(own)
+            ]
+            state = _moved(state, forces, degrees, np.int32(t), options=options)
+        return state
+
+    return run
+
+
+@partial(jax.jit, static_argnames=("options", "tiles"))
+def _forces(
+    lane: Int[Array, ""],
+    own: tuple[Array, Array],
+    edges: tuple[Array, Array, Array, Array],
+    z: Float[Array, "c n"],
+    key: Key,
+    t: Int[Array, ""],
+    *,
+    options: EmbeddingOptions,
+    tiles: tuple[int, int],
+) -> tuple[Array, Array, list[Array]]:
+    """Of epoch t, by one lane: the attraction on its points with its stiffness, and for every group
+    of shifts the push that comes from its tiles."""
+    a, b = fit_ab(options.min_dist, options.spread)
+    n, (tile, n_tiles), per_lane = z.shape[1], tiles, own[0].shape[1] // tiles[0]
+    begin = lane * own[0].shape[1]
+    force, stiffness = _attraction_on_share(z, begin, own, edges, lane, tile, a, b)
+    first = lane * per_lane
+    count = jnp.clip(n_tiles - first, 0, per_lane)
+    n_shifts = -(-options.n_negatives // 2)
+    shifts = _shifts(jax.random.fold_in(key, t), n_shifts, n)
+    pushes = [
+        _push_of_tiles(z, shifts[i : i + _SHIFTS_AT_ONCE], (tile, n_tiles), (first, count), a, b)
+        for i in range(0, n_shifts, _SHIFTS_AT_ONCE)
+    ]
+    return force, stiffness, pushes
+
+
+@partial(jax.jit, static_argnames="options")
+def _moved(
+    state: tuple[Array, Array],
+    forces: list[tuple[Array, Array, list[Array]]],
+    degrees: Float[Array, " n"],
+    t: Int[Array, ""],
+    *,
+    options: EmbeddingOptions,
+) -> tuple[Array, Array]:
+    """The state after the epoch of which these are the `_forces`."""
+    z, velocity = state
+    n = z.shape[1]
+    force = jnp.concatenate([of_lane[0] for of_lane in forces], axis=1)[:, :n]
+    stiffness = jnp.concatenate([of_lane[1] for of_lane in forces])[:n]
+    push = jnp.zeros_like(z)
+    # Of one group no sum rounds; the groups are summed in their order.
+    for group in zip(*(of_lane[2] for of_lane in forces), strict=True):
+        push = push + sum(group[1:], start=group[0])
+    push = push / (2 * -(-options.n_negatives // 2))
+    velocity = _velocity(velocity, (force, stiffness), push, degrees, t, options)
+    return z + velocity, velocity
+
+
+def _edges(layout: _Layout) -> tuple[Array, Array, Array, Array]:
+    """Those that are found from their other end, all shares' together."""
+    listing = layout.reverse_rows, layout.reverse_neighbors, layout.reverse_weights
+    return (layout.offsets, *listing)
+
+
+def _attraction_on_share(
+    z: Float[Array, "c n"],
+    begin: Int[Array, ""],
+    own: tuple[Array, Array],
+    edges: tuple[Array, Array, Array, Array],
+    number: Int[Array, ""],
+    tile: int,
+    a: float,
+    b: float,
+) -> tuple[Array, Array]:
+    """`_attraction` on the points of one share, which begins there; `own` has its columns of the
+    neighbors and their weights."""
+    offsets, rows, others, weights = edges
+    points = _share_of(z, begin, own[0].shape[1], offsets.shape[0] - 1)
+    listed = _from_listed(z, points, *own, tile, a, b)
+    between = offsets[number], offsets[number + 1]
+    return _from_listing(z, listed, (rows, others, weights), between, begin, a, b)
+
+
+def _share_of(
+    values: Float[Array, "c n"], begin: Int[Array, ""], share: int, n_shares: int
+) -> Float[Array, "c m"]:
+    """The columns of the share that begins there, 0 beyond the last point."""
+    padded = jnp.pad(values, ((0, 0), (0, n_shares * share - values.shape[1])))
+    return lax.dynamic_slice_in_dim(padded, begin, share, axis=1)
+
+
 def _run_on(mesh: Mesh, layout: _Layout) -> Callable[..., Any]:
     """`_run` on several devices, each of which moves some tiles of the points.
 
     Coordinates are the same on all: what is of size n c lies whole on every device, and so do the
     edges that are found from their other end.
     """
-    n = layout.degrees.shape[0]
+    n, whole = layout.degrees.shape[0], layout.neighbors.shape[1]
     n_tiles, tile = _tiles(n)
-    share = tile * -(-n_tiles // mesh.size)
     columns = PartitionSpec(None, AXIS)
-    neighbors, weights, degrees, *edges = map(
-        np.asarray, _divided(layout, share=share, n_devices=mesh.size)
-    )
     own = (
-        in_shares(mesh, neighbors, columns),
-        in_shares(mesh, weights, columns),
-        in_shares(mesh, degrees),
+        in_shares(mesh, np.asarray(layout.neighbors), columns),
+        in_shares(mesh, np.asarray(layout.weights), columns),
+        in_shares(mesh, np.pad(np.asarray(layout.degrees), (0, whole - n))),
     )
-    edges = on_all(mesh, tuple(edges))
+    edges = on_all(mesh, _edges(layout))
     specs = ((columns, columns, SPLIT), WHOLE, WHOLE, WHOLE, WHOLE), WHOLE
 
     def run(state, first: int, key: Key, *, options: EmbeddingOptions, n_epochs: int):
@@ -545,27 +694,6 @@ def _run_on(mesh: Mesh, layout: _Layout) -> Callable[..., Any]:
         return on_shares(mesh, _run_share, *specs, *given, **more, kind=kind)
 
     return run
-
-
-@partial(jax.jit, static_argnames=("share", "n_devices"))
-def _divided(layout: _Layout, *, share: int, n_devices: int) -> tuple[Array, ...]:
-    """What each device needs: columns of its points; all reverse edges, sorted by the device that
-    their point belongs to, but otherwise in their order; and where the edges of a device begin."""
-    n = layout.degrees.shape[0]
-    last = ((0, 0), (0, share * n_devices - layout.neighbors.shape[1]))
-    number = jnp.arange(layout.reverse_rows.shape[0], dtype=jnp.int32)
-    owner = jnp.where(number < layout.n_reverse, layout.reverse_rows // share, n_devices)
-    order = jnp.argsort(owner, stable=True)
-    offsets = jnp.searchsorted(owner[order], jnp.arange(n_devices + 1, dtype=owner.dtype))
-    return (
-        jnp.pad(layout.neighbors, last),
-        jnp.pad(layout.weights, last),
-        jnp.pad(layout.degrees, (0, share * n_devices - n)),
-        offsets.astype(jnp.int32),
-        layout.reverse_rows[order],
-        layout.reverse_neighbors[order],
-        layout.reverse_weights[order],
-    )
 
 
 def _run_share(
@@ -583,18 +711,15 @@ def _run_share(
 ) -> tuple[Array, Array]:
     """As `_run`, by a device that moves its own points only."""
     neighbors, weights, degrees = own
-    offsets, listing = edges[0], edges[1:]
     n, share = state[0].shape[1], degrees.shape[0]
     device, n_devices = lax.axis_index(AXIS), lax.axis_size(AXIS)
     key = jax.random.wrap_key_data(key_data, impl=kind)
     a, b = fit_ab(options.min_dist, options.spread)
     n_shifts = -(-options.n_negatives // 2)
     begin = device * share
-    between = offsets[device], offsets[device + 1]
 
     def mine(values):
-        padded = jnp.pad(values, ((0, 0), (0, n_devices * share - n)))
-        return lax.dynamic_slice_in_dim(padded, begin, share, axis=1)
+        return _share_of(values, begin, share, n_devices)
 
     def everybody(values):
         return lax.all_gather(values, AXIS, axis=1, tiled=True)[:, :n]
@@ -616,8 +741,7 @@ def _run_share(
     def epoch(state, t):
         z, velocity = state
         points = mine(z)
-        listed = _from_listed(z, points, neighbors, weights, tile, a, b)
-        attraction = _from_listing(z, listed, listing, between, begin, a, b)
+        attraction = _attraction_on_share(z, begin, (neighbors, weights), edges, device, tile, a, b)
         push = jnp.zeros_like(points)
         if n > 1:
             epoch_key = jax.random.fold_in(key, t)
@@ -632,6 +756,6 @@ def _run_share(
 
 
 @jax.jit
-def _finish(layout: _Layout, z: Float[Array, "c n"]) -> Float[Array, "n c"]:
-    points = z.T[layout.place]
+def _finish(place: Int[Array, " n"], z: Float[Array, "c n"]) -> Float[Array, "n c"]:
+    points = z.T[place]
     return points - jnp.mean(points, axis=0, keepdims=True)

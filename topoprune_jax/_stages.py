@@ -281,12 +281,12 @@ def _filter_work(p: Problem, c: int) -> Work:
 
 
 def _of_embedding(p: Problem) -> Stage:
-    """The graph once more in an order of its own, and a few numbers a point."""
+    """The graph once more in an order of its own, whose making takes more than the epochs."""
     edges = float(p.n) * p.k
     pulls = p.n * (2.0 * p.k + p.n_negatives) * p.c / 2
     work = Work(operations=_FORCE * p.n_epochs * pulls)
     layout = 5 * edges + p.n * (p.c + 2.0)
-    numbers = layout + max(edges + 3.0 * p.n, p.n * (10.0 * p.c + 4))
+    numbers = layout + max(3.3 * edges, p.n * (10.0 * p.c + 4))
     return _stage("embedding", numbers, float(p.n) * p.c, work)
 
 
