@@ -50,12 +50,14 @@ SHOWN = {
     "topoprune, discriminant features": "`rank` with labels, in `discriminant_features`",
     "topoprune, discriminant coordinates": "`rank` with labels, in `discriminant_coordinates`",
     "ccs with AUM": "ccs with AUM (needs logits of a training)",
+    "discriminant margin": "discriminant margin (no graph, no homology)",
 }
 CIFAR = (
     "topoprune",
     "topoprune, label-free",
     "topoprune, discriminant features",
     "topoprune, discriminant coordinates",
+    "discriminant margin",
     "ccs with AUM",
     "herding",
     "d2, label-free",

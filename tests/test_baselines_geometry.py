@@ -9,6 +9,7 @@ import pytest
 
 from topoprune_jax._distance import unit_rows
 from topoprune_jax.baselines import _common, _kmeans
+from topoprune_jax.baselines._discriminant_margin import discriminant_margin
 from topoprune_jax.baselines._greedy import most_picks
 from topoprune_jax.baselines._herding import herding
 from topoprune_jax.baselines._k_center import k_center_greedy
@@ -21,7 +22,14 @@ from topoprune_jax.baselines._semantic_deduplication import semantic_deduplicati
 LABEL_FREE = [random, herding, k_center_greedy, moderate, prototypes, semantic_deduplication]
 EVERY = [*LABEL_FREE, class_balanced_random]
 # Those that share the kept places among the classes; `random` and `moderate` do not.
-BALANCED = [herding, k_center_greedy, prototypes, semantic_deduplication, class_balanced_random]
+BALANCED = [
+    herding,
+    k_center_greedy,
+    prototypes,
+    semantic_deduplication,
+    class_balanced_random,
+    discriminant_margin,
+]
 
 
 def apply(method, points, ratio, labels=None, **options):
@@ -543,6 +551,95 @@ def test_rejects_bad_clusters():
             method(points, 0.5, keep="medium")
 
 
+# Random among the clearest.
+
+
+def margins(points, labels, shrinkage=1e-3):
+    """From the definition: scatter within classes, its inverse, and no eigenvectors."""
+    x, classes = unit(points), np.unique(labels)
+    means = np.stack([x[labels == c].mean(axis=0) for c in classes])
+    codes = np.searchsorted(classes, labels)
+    residual = x - means[codes]
+    scatter = residual.T @ residual / len(x)
+    d = x.shape[1]
+    scatter = (1 - shrinkage) * scatter + shrinkage * np.trace(scatter) / d * np.eye(d)
+    difference = x[:, None] - means[None]
+    # The parts of the distances across the span of the means are the same for all of them.
+    squared = np.einsum("icd,de,ice->ic", difference, np.linalg.inv(scatter), difference)
+    own = squared[np.arange(len(x)), codes]
+    squared[np.arange(len(x)), codes] = np.inf
+    return own - squared.min(axis=1)
+
+
+def test_discriminant_margin_against_numpy(digits):
+    points, labels = digits
+    pruning = discriminant_margin(points, 0.8, labels=labels, share=0.5)
+    expected = margins(points, labels)
+    np.testing.assert_allclose(pruning.scores, expected, rtol=1e-3, atol=0.02)
+    kept = np.asarray(pruning.kept)
+    for c in np.unique(labels):
+        own = labels == c
+        middle = np.median(np.asarray(pruning.scores)[own])
+        assert (np.asarray(pruning.scores)[kept[labels[kept] == c]] <= middle).all()
+
+
+def test_discriminant_margin_by_hand():
+    points = np.array([[0.0], [1.0], [5.0], [10.0], [9.0], [5.0]])  # means 2 and 8
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    pruning = discriminant_margin(points, 0.0, labels=labels, share=0.0)
+    # Of x in the first class (x - 2)^2 - (x - 8)^2 = 12 (x - 5), by the scatter within classes.
+    within = (4 + 1 + 9) * 2 / 6
+    expected = 12 * np.array([-5, -4, 0, -5, -4, 0]) / within
+    np.testing.assert_allclose(pruning.scores, expected, atol=1e-4)
+    assert pruning.order.tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def test_discriminant_margin_draws_from_the_clearest_and_goes_on_in_order(rng):
+    points = rng.normal(size=(200, 4)) + np.repeat(np.eye(2, 4), 100, axis=0)
+    labels = np.repeat([0, 1], 100)
+    drawn = set()
+    for seed in range(4):
+        pruning = discriminant_margin(
+            points, 0.9, labels=labels, share=0.3, key=jax.random.key(seed)
+        )
+        scores, order = np.asarray(pruning.scores), np.asarray(pruning.order)
+        for c in (0, 1):
+            own = order[labels[order] == c]
+            clear = np.sort(scores[own])[:30]
+            np.testing.assert_array_equal(np.sort(scores[own[:30]]), clear)
+            assert (np.diff(scores[own[:30]]) < 0).any()
+            assert (np.diff(scores[own[30:]]) >= 0).all()
+        drawn.add(tuple(pruning.kept.tolist()))
+    assert len(drawn) == 4
+
+
+def test_discriminant_margin_under_jit(rng):
+    points, labels = rng.normal(size=(60, 4)), rng.integers(0, 3, size=60)
+    traced = jax.jit(lambda x: discriminant_margin(x, 0.5, labels=labels).kept)
+    known = discriminant_margin(points, 0.5, labels=labels).kept
+    np.testing.assert_array_equal(np.sort(traced(jnp.asarray(points))), np.sort(known))
+    with pytest.raises(TypeError, match="`labels` cannot be traced by JAX here"):
+        jax.jit(lambda y: discriminant_margin(points, 0.5, labels=y).kept)(jnp.asarray(labels))
+
+
+def test_discriminant_margin_of_samples_that_are_all_the_same():
+    labels = np.arange(60) % 3
+    assert_complete(discriminant_margin(np.full((60, 4), 0.1), 0.6, labels=labels), 60, 24)
+
+
+def test_discriminant_margin_rejects_bad_input(rng):
+    points = rng.normal(size=(6, 2))
+    labels = [0, 0, 0, 1, 1, 1]
+    with pytest.raises(TypeError, match="`labels` must name the class of every sample; got None"):
+        discriminant_margin(points, 0.5, labels=None)
+    with pytest.raises(ValueError, match="`labels` must hold two classes or more; got one"):
+        discriminant_margin(points, 0.5, labels=[0] * 6)
+    with pytest.raises(ValueError, match="`share` must be between 0 and 1; got share=2"):
+        discriminant_margin(points, 0.5, labels=labels, share=2)
+    with pytest.raises(ValueError, match="`shrinkage` must be between 0 and 1"):
+        discriminant_margin(points, 0.5, labels=labels, shrinkage=-1)
+
+
 # Laws.
 
 
@@ -554,6 +651,7 @@ def test_rejects_bad_clusters():
         (moderate, {"variant": "code"}, True),
         (prototypes, {"n_clusters": 1}, False),
         (semantic_deduplication, {"n_clusters": 1}, True),
+        (discriminant_margin, {"share": 0.0}, True),
     ],
 )
 def test_permuting_the_samples_permutes_the_result(method, options, with_labels, rng):

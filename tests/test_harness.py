@@ -13,7 +13,7 @@ import pruning_tables
 import pytest
 import robustness
 from harness import data
-from harness.ablations import ABLATIONS, _fuzzy_filtration, _margin, _Stages
+from harness.ablations import ABLATIONS, _fuzzy_filtration, _Stages
 from harness.experiment import Experiment, cases
 from harness.methods import METHODS
 from harness.probe import Probe, ProbeBudget
@@ -236,21 +236,16 @@ def test_fuzzy_filtration_by_hand():
         assert found[i] == pytest.approx(minimum_spanning_tree(own).sum(), rel=1e-4)
 
 
-def test_the_margin_is_large_for_what_lies_among_another_class_and_that_is_not_drawn():
+def test_what_lies_among_another_class_is_not_in_the_clearer_half():
     generator = np.random.default_rng(0)
-    points = generator.normal(size=(60, 3)).astype(np.float32) + 8 * np.repeat(
-        [[0, 0, 0], [1, 0, 0]], 30, 0
-    )
+    points = generator.normal(size=(60, 3)) + 8 * np.repeat([[0, 0, 0], [1, 0, 0]], 30, axis=0)
     labels = np.repeat(np.arange(2), 30)
     wrong = [3, 40]
     labels[wrong] = 1 - labels[wrong]
-    features = data.Features("two", points, None)
-    variant = ABLATIONS["labels: discriminant margin, random of the clearest 80 %"]
-    stages = _Stages(features)
-    stages.labels = labels
-    margin = _margin(variant, stages, points)
-    assert set(np.argsort(-margin)[:2]) == set(wrong)
-    assert set(np.flatnonzero(margin > 0)) == set(wrong)
-    order = variant(features, 0.5, labels, jax.random.key(0)).order
+    features = data.Features("two", points.astype(np.float32), None)
+    variant = ABLATIONS["labels: discriminant margin, the clearest 50 %, then coverage"]
+    order = variant(features, 0.8, labels, jax.random.key(0)).order
     assert sorted(order) == list(range(60))
-    assert not set(order[:48]) & set(wrong)
+    assert not set(order[:30]) & set(wrong)
+    drawn = METHODS["discriminant margin, share 0.8"].order(features, 0.5, labels, 0)
+    assert not set(drawn[:46].tolist()) & set(wrong)

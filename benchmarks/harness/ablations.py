@@ -36,16 +36,14 @@ class Variant:
     - `score`: "persistence", "displacement", "gradient" (displacement of one step), "codensity"
       (mean distance to the other points of the patch: no homology), "fuzzy filtration" (total H0
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
-      the share of a sample's memberships that leads to other classes or strata), "margin" (how much
-      nearer the mean of another class or stratum is than its own, in discriminant coordinates: no
-      manifold and no homology), or "none".
+      the share of a sample's memberships that leads to other classes or strata), "margin" (the
+      score of `baselines.discriminant_margin`: no manifold and no homology), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
     - `gamma`: weights are multiplied by a_j^gamma, a_j the `class_agreement` of sample j with its
       class or stratum; None is 4 with labels and 0 without, as in `rank`.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
-      "simplest" keeps the lowest scores; "random" draws from the simplest three tenths, "random of
-      half" and "random of four fifths" from as many; "strata" is CCS on the score: the highest are
-      cut, every stratum of the others gives as many.
+      "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata" is
+      CCS on the score: the highest are cut, every stratum of the others gives as many.
     """
 
     labeled: bool
@@ -207,15 +205,8 @@ def _own_share(stages: _Stages) -> np.ndarray:
 
 
 def _margin(variant: Variant, stages: _Stages, x: np.ndarray) -> np.ndarray:
-    """|z - m_y|^2 less the smallest |z - m_c|^2 of another class c."""
-    groups = np.unique(stages.groups, return_inverse=True)[1]
-    z = np.asarray(tp.discriminant_coordinates(x, groups, normalize=False))
-    means = np.stack([z[groups == c].mean(axis=0) for c in range(groups.max() + 1)])
-    squared = ((z[:, None] - means[None]) ** 2).sum(axis=2)
-    rows = np.arange(len(z))
-    own = squared[rows, groups]
-    squared[rows, groups] = np.inf
-    return own - squared.min(axis=1)
+    pruning = baselines.discriminant_margin(x, 0.5, labels=stages.groups, normalize=False)
+    return np.asarray(pruning.scores)
 
 
 _SCORES: dict[str, Callable[..., np.ndarray]] = {
@@ -282,8 +273,6 @@ _RULES = {
     "seven tenths": functools.partial(_part, share=0.7),
     "simplest": _simplest,
     "random": functools.partial(_random, share=0.3),
-    "random of half": functools.partial(_random, share=0.5),
-    "random of four fifths": functools.partial(_random, share=0.8),
     "strata": _strata,
 }
 
@@ -323,16 +312,6 @@ _CHANGES = {
     "and agreement, strata of scores": {"score": "agreement", "rule": "strata"},
     "simplest": {"rule": "simplest"},
     "random of the simplest 30 %": {"rule": "random"},
-    "discriminant margin, random of the clearest 80 %": {
-        "score": "margin",
-        "rule": "random of four fifths",
-        "manifold": "features",
-    },
-    "discriminant margin, random of the clearest 50 %": {
-        "score": "margin",
-        "rule": "random of half",
-        "manifold": "features",
-    },
     "discriminant margin, the clearest 50 %, then coverage": {
         "score": "margin",
         "rule": "half",

@@ -64,6 +64,14 @@ def _ranked_in(coordinates):
     return choose
 
 
+def _discriminant_margin(share):
+    def choose(f, ratio, y, key):
+        key = jax.random.fold_in(key, 7)  # the draw of the runs that are there
+        return baselines.discriminant_margin(f.values, ratio, labels=y, share=share, key=key)
+
+    return choose
+
+
 COMPARED = {
     method.name: method
     for method in [
@@ -86,6 +94,8 @@ COMPARED = {
             _ranked_in(tp.discriminant_features),
             labels=True,
         ),
+        Method("discriminant margin", _discriminant_margin(0.5), labels=True),
+        Method("discriminant margin, share 0.8", _discriminant_margin(0.8), labels=True),
         Method("moderate", _labeled(baselines.moderate), labels=True),
         Method(
             "moderate, class-balanced",

@@ -3,6 +3,7 @@
 from ._ccs import ccs as ccs
 from ._common import Pruning as Pruning
 from ._d2 import d2 as d2
+from ._discriminant_margin import discriminant_margin as discriminant_margin
 from ._dynamics import aum as aum
 from ._dynamics import el2n as el2n
 from ._dynamics import forgetting as forgetting
