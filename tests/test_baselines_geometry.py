@@ -554,9 +554,9 @@ def test_rejects_bad_clusters():
 # Random among the clearest.
 
 
-def margins(points, labels, shrinkage=1e-3):
+def margins(points, labels, shrinkage, normalize):
     """From the definition: scatter within classes, its inverse, and no eigenvectors."""
-    x, classes = unit(points), np.unique(labels)
+    x, classes = unit(points) if normalize else points, np.unique(labels)
     means = np.stack([x[labels == c].mean(axis=0) for c in classes])
     codes = np.searchsorted(classes, labels)
     residual = x - means[codes]
@@ -571,10 +571,12 @@ def margins(points, labels, shrinkage=1e-3):
     return own - squared.min(axis=1)
 
 
-def test_discriminant_margin_against_numpy(digits):
+@pytest.mark.parametrize(("shrinkage", "normalize"), [(1e-3, True), (0.3, False)])
+def test_discriminant_margin_against_numpy(digits, shrinkage, normalize):
     points, labels = digits
-    pruning = discriminant_margin(points, 0.8, labels=labels, share=0.5)
-    expected = margins(points, labels)
+    options = {"shrinkage": shrinkage, "normalize": normalize}
+    pruning = discriminant_margin(points, 0.8, labels=labels, share=0.5, **options)
+    expected = margins(points, labels, **options)
     np.testing.assert_allclose(pruning.scores, expected, rtol=1e-3, atol=0.02)
     kept = np.asarray(pruning.kept)
     for c in np.unique(labels):

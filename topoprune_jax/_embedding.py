@@ -289,7 +289,7 @@ def _share(n: int, n_shares: int) -> int:
 def _run(layout: _Layout, state, first, key: Key, *, options: EmbeddingOptions, n_epochs: int):
     """Epochs first .. first + n_epochs - 1, as far as `options.n_epochs`."""
     a, b = fit_ab(options.min_dist, options.spread)
-    n_shifts = -(-options.n_negatives // 2)
+    n_shifts = _n_shifts(options)
 
     def epoch(state, t):
         z, velocity = state
@@ -475,6 +475,11 @@ def _mean_push(
     return total / (2 * n_shifts)
 
 
+def _n_shifts(options: EmbeddingOptions) -> int:
+    """Each pairs a point with two others."""
+    return -(-options.n_negatives // 2)
+
+
 def _shifts(key: Key, n_shifts: int, n: int) -> Int[Array, " s"]:
     return jax.random.randint(key, (n_shifts,), 1, n)
 
@@ -553,7 +558,7 @@ def _push_of_tiles(
 
 def _lanes_for(n: int, options: EmbeddingOptions, most: int) -> int:
     """How many lanes an epoch has work for, with few enough groups of shifts."""
-    n_groups = -(-options.n_negatives // (2 * _SHIFTS_AT_ONCE))
+    n_groups = -(-_n_shifts(options) // _SHIFTS_AT_ONCE)
     return max(1, min(most, _tiles(n)[0] // _TILES_A_LANE)) if n_groups <= _GROUPS_IN_LANES else 1
 
 
@@ -604,7 +609,7 @@ def _forces(
     force, stiffness = _attraction_on_share(z, begin, own, edges, lane, tile, a, b)
     first = lane * per_lane
     count = jnp.clip(n_tiles - first, 0, per_lane)
-    n_shifts = -(-options.n_negatives // 2)
+    n_shifts = _n_shifts(options)
     shifts = _shifts(jax.random.fold_in(key, t), n_shifts, n)
     pushes = [
         _push_of_tiles(z, shifts[i : i + _SHIFTS_AT_ONCE], (tile, n_tiles), (first, count), a, b)
@@ -631,7 +636,7 @@ def _moved(
     # Of one group no sum rounds; the groups are summed in their order.
     for group in zip(*(of_lane[2] for of_lane in forces), strict=True):
         push = push + sum(group[1:], start=group[0])
-    push = push / (2 * -(-options.n_negatives // 2))
+    push = push / (2 * _n_shifts(options))
     velocity = _velocity(velocity, (force, stiffness), push, degrees, t, options)
     return z + velocity, velocity
 
@@ -715,7 +720,7 @@ def _run_share(
     device, n_devices = lax.axis_index(AXIS), lax.axis_size(AXIS)
     key = jax.random.wrap_key_data(key_data, impl=kind)
     a, b = fit_ab(options.min_dist, options.spread)
-    n_shifts = -(-options.n_negatives // 2)
+    n_shifts = _n_shifts(options)
     begin = device * share
 
     def mine(values):

@@ -1,5 +1,7 @@
 """Random among the samples that a linear discriminant finds clearest."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -31,8 +33,8 @@ def discriminant_margin(
 
     z = `discriminant_coordinates(features, labels)` and m_c the mean of class c in them. For normal
     classes of one covariance and one size, -scores_i / 2 is the logarithm of the odds of the own
-    class to the next likely one. In every class the `share` with the lowest scores comes first, in
-    random order; the others follow from the lowest score to the highest.
+    class against the likeliest other one. In every class the `share` with the lowest scores comes
+    first, in random order; the others follow from the lowest score to the highest.
 
     No graph, no homology, no coverage: what it costs is a matrix of d x d numbers and its
     eigenvectors. It is here because `rank` should be held against it. On noisy features it keeps
@@ -83,6 +85,7 @@ def discriminant_margin(
     return pruning(scores, by_class(order, codes), n_kept)
 
 
+@partial(jax.jit, static_argnames="n_classes")
 def _drawn(
     z: Float[Array, "n c"], codes: Int[Array, " n"], share: float, key: Key, *, n_classes: int
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
