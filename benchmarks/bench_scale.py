@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -53,6 +54,7 @@ def main():
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="warm calls of the smaller sizes")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--commit", help="of a copy of the repository without its history")
     parser.add_argument("--out")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a fresh process is asked for
     arguments = parser.parse_args()
@@ -73,6 +75,7 @@ def main():
         repeats = arguments.repeats if n < SELDOM else 1
         found = child({"n": n, "d": d, **KINDS[kind], "repeats": repeats})
         found["command"] = command(arguments)
+        found["commit"] = found["commit"] or arguments.commit
         record["runs"].append(asked | found)
         record["growth"] = growth(record["runs"])
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +182,8 @@ def measure(n=0, d=0, neighbors="", classes=0, repeats=1, probe=False):
     )
     return provenance("") | {
         "first_call_seconds": first_call,
+        # Of JAX's own, kept in a folder: whether programs may have been compiled before.
+        "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
         "warm_seconds": seconds,
         "warm_median_seconds": medians(seconds),
         "baseline_bytes": memory.baseline,
@@ -211,12 +216,16 @@ def manifold(n, d):
     )
     features = np.empty((n, d), np.float32)
     step = 1 << 16  # not to hold more than the features
-    for i in range(0, n, step):
-        m = min(step, n - i)
-        latent = centers[rng.integers(0, n_clusters, m)]
-        latent = latent + rng.normal(size=(m, e)).astype(np.float32)
-        noise = 0.05 * rng.normal(size=(m, d)).astype(np.float32)
+
+    def fill(i):
+        own, m = np.random.default_rng((1, i)), min(step, n - i)
+        latent = centers[own.integers(0, n_clusters, m)]
+        latent = latent + own.standard_normal((m, e), np.float32)
+        noise = np.float32(0.05) * own.standard_normal((m, d), np.float32)
         features[i : i + m] = np.tanh(latent @ first) @ second + noise
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+        list(threads.map(fill, range(0, n, step)))
     return features
 
 

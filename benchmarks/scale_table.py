@@ -101,6 +101,7 @@ def accelerators(runs):
         taken = run["warm_median_seconds"]
         achieved = 2.0 * run["n"] ** 2 * run["d"] / taken["neighbors"]
         most = run["ceilings"]["float32, FLOP/s"]
+        halves = run["ceilings"]["bfloat16, FLOP/s"]
         is_exact = run["kind"] == "exact"
         rows.append(
             [
@@ -111,13 +112,16 @@ def accelerators(runs):
                 f"{achieved / 1e12:.1f}" if is_exact else "",
                 f"{most / 1e12:.1f}",
                 f"{achieved / most:.0%}" if is_exact else "",
+                f"{halves / 1e12:.0f}",
+                f"{3 * achieved / halves:.0%}" if is_exact else "",
                 f"{run['ceilings']['bytes/s'] / 1e9:.0f}",
                 gigabytes(run["peak_bytes"]),
                 gigabytes(run["plan"]["peak_bytes"]),
             ]
         )
     header = ["device, samples x features, neighbors", "first call, s", "warm, s", "neighbors, s"]
-    header += ["TFLOP/s of them", "ceiling, float32", "share", "ceiling, GB/s", "peak, GB"]
+    header += ["TFLOP/s of them", "ceiling, float32", "share", "ceiling, bfloat16"]
+    header += ["share of its three products", "ceiling, GB/s", "peak, GB"]
     return table([*header, "planned, GB"], rows)
 
 

@@ -18,13 +18,13 @@ import pytest
 import topoprune_jax as tp
 from topoprune_jax import (
     _checkpoint,
+    _coverage,
     _embedding,
     _files,
     _graph_boxes,
     _graph_exact,
     _lanes,
     _score,
-    _select,
     _steps,
 )
 from topoprune_jax._checkpoint import Checkpoint
@@ -39,7 +39,7 @@ SMALL = [
     (_graph_boxes, "_TILES_PER_CALL", 4),
     (_score, "_PATCHES_PER_CALL", 200),
     (_embedding, "_EPOCHS_PER_CALL", 5),
-    (_select, "_PICKS_PER_CALL", 150),
+    (_coverage, "_PICKS_PER_CALL", 150),
     (_lanes, "_MOST", 1),
 ]
 ANEW = {"features", "fuzzy set", "class fuzzy set"}
@@ -201,7 +201,7 @@ def test_stopped_before_every_piece(features, expected, tmp_path):
 def test_stopped_with_pieces_beside_each_other(features, expected, tmp_path, monkeypatch):
     """Those that were under way are computed again, or kept."""
     monkeypatch.setattr(_lanes, "_MOST", 2)
-    monkeypatch.setattr(_lanes, "_cores", lambda: 2)
+    monkeypatch.setattr(_lanes, "cores", lambda: 2)
     for stage in ("neighbors", "complexity"):
         with pytest.raises(StopHereError):
             resume(features, tmp_path / "kept", stop=(stage, 1))

@@ -16,18 +16,19 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 # A module imports only from rows above its own.
 ROWS = [
     {"_types", "_results", "_host", "_files", "_memory"},
-    {"_checks", "_distance", "_callback", "_sources", "_speed"},
-    {"_arrays", "_arrow", "_checkpoint", "_csv", "_lanes"},
+    {"_checks", "_distance", "_callback", "_sources", "_speed", "_sums"},
+    {"_arrays", "_arrow", "_backend", "_checkpoint", "_csv", "_lanes"},
     {"_diagram", "_discriminant", "_spanning_forest", "_steps", "_subspace", "_topology"},
     {"_loops"},
     {"_diagram_distances", "_flag", "_mesh"},
     {"_graph_exact", "_persistence", "_strata"},
-    {"_ring"},
+    {"_graph_wide", "_ring"},
+    {"_graph_search"},
     {"_features", "_graph_approximate", "_graph_boxes"},
     {"_graph_groups"},
     {"_graph", "alpha"},
     {"_filtrations", "_fuzzy", "_summaries"},
-    {"_components"},
+    {"_components", "_coverage"},
     {"_spectral", "_score", "_select"},
     {"_beta", "_compare", "_embedding"},
     {"_ensemble", "_transform"},
@@ -46,6 +47,7 @@ ROWS = [
 # The two halves meet in `_rank` only; `_graph` serves both.
 MANIFOLD = {
     "_beta",
+    "_coverage",
     "_discriminant",
     "_embedding",
     "_ensemble",

@@ -30,7 +30,7 @@ N_LANES = 3
 
 @pytest.fixture(autouse=True)
 def lanes(monkeypatch):
-    monkeypatch.setattr(_lanes, "_cores", lambda: N_LANES)
+    monkeypatch.setattr(_lanes, "cores", lambda: N_LANES)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import topoprune_jax as tp
+from topoprune_jax import _coverage as coverage
 from topoprune_jax import _embedding as embedding
 from topoprune_jax import _graph_exact as exact
 from topoprune_jax import _plan, _rank, _stages, cli
-from topoprune_jax import _select as selection
 from topoprune_jax._memory import free_host_memory, free_memory
 from topoprune_jax._spectral import low_eigenvectors
 from topoprune_jax._speed import Speed, speed_of
@@ -116,7 +116,7 @@ def _embedding():
 
 
 def _greedy():
-    return [(0, selection._start, (fuzzy_set(), *arrays(("f", N), ("i", N))), {})]
+    return [(0, coverage._start, (fuzzy_set(), *arrays(("f", N), ("i", N))), {})]
 
 
 def held(tree):
@@ -142,7 +142,8 @@ def test_bytes_are_those_of_the_compiled_programs(name):
         size = memory.temp_size_in_bytes + memory.output_size_in_bytes
         needed = max(needed, kept + size)
     asked = problem(n=N, d=D, k=K, c=C, e=0 if name == "start" else E)
-    several = _stages.stages(asked, tile_bytes=1 << 26, platform="gpu")
+    platform = "cpu" if name == "neighbors" else "gpu"
+    several = _stages.stages(asked, tile_bytes=1 << 26, platform=platform)
     (stage,) = (stage for stage in several if stage.name == name)
     assert stage.work_bytes == pytest.approx(needed, rel=0.25)
 
@@ -186,7 +187,9 @@ def test_patches_of_large_classes_are_planned_by_blocks():
     together, alone = (_stages._found_patches(p, 16, "cpu", 1)[0] for p in (two, one))
     np.testing.assert_allclose(together, 2 * np.asarray(alone))
     exact = _stages._found_patches(two, 16, "gpu", 1)[0]
-    assert exact.flops > 2 * together.flops
+    every = _stages._search_work(120_000, 16, 64, (60_000,) * 2, "gpu")
+    assert exact == every
+    assert every.streamed > 2 * together.streamed
 
 
 def test_memory_grows_linearly_and_exact_search_quadratically():

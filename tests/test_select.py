@@ -9,7 +9,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 import topoprune_jax as tp
-from topoprune_jax import _beta, _select
+from topoprune_jax import _backend, _beta, _coverage, _select
 
 
 def dense(fuzzy_set):
@@ -19,13 +19,15 @@ def dense(fuzzy_set):
     return matrix
 
 
-def assert_greedy(matrix, weights, order):
-    """Replays the order: no sample would have gained more than the one that was picked."""
+def assert_greedy(matrix, weights, order, unit=0.0):
+    """Replays the order: no sample would have gained more than the one that was picked, by more
+    than a `unit` of the largest gain."""
+    unit = unit * np.sum(weights * matrix, axis=1).max()
     covered, left = np.zeros(len(weights)), np.ones(len(weights), bool)
     for pick in order:
         gain = np.sum(weights * np.maximum(matrix - covered, 0), axis=1)
         assert left[pick]
-        assert gain[pick] >= gain[left].max() * (1 - 1e-5)
+        assert gain[pick] >= gain[left].max() * (1 - 1e-5) - unit
         left[pick] = False
         covered = np.maximum(covered, matrix[pick])
 
@@ -327,7 +329,41 @@ def test_kept_by_strata_is_what_select_keeps(digits, monkeypatch, beta):
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
     scores, strata = points.sum(axis=1), digits[1][:600]
     # Several calls, of which only the first are made.
-    monkeypatch.setattr(_select, "_PICKS_PER_CALL", 50)
+    monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 50)
     kept = _select.kept_by_strata(fuzzy_set, scores, 0.9, strata=strata, beta=beta)
     expected = tp.select(fuzzy_set, scores, 0.9, strata=strata, beta=beta).kept
     np.testing.assert_array_equal(kept, expected)
+
+
+@pytest.mark.parametrize("n_classes", [1, 4])
+@pytest.mark.parametrize("beta", [-1.0, 0.0, 2.0])
+def test_rounds_give_the_greedy_order(digits, monkeypatch, beta, n_classes):
+    """That of an accelerator: every pick has the largest gain, and what is kept is the same."""
+    points = jnp.asarray(digits[0][:500])
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    labels = None if n_classes == 1 else digits[1][:500] % n_classes
+    one_by_one = tp.select(fuzzy_set, points.sum(axis=1), 0.8, labels=labels, beta=beta)
+    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
+    in_rounds = tp.select(fuzzy_set, points.sum(axis=1), 0.8, labels=labels, beta=beta)
+    assert set(in_rounds.kept.tolist()) == set(one_by_one.kept.tolist())
+    if labels is None:
+        weights = np.asarray(in_rounds.weights, np.float64)
+        assert_greedy(dense(fuzzy_set), weights, np.asarray(in_rounds.order), unit=2.0**-26)
+
+
+def test_rounds_by_hand_with_hubs_ties_and_nan(monkeypatch, rng):
+    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
+    test_by_hand()
+    test_one_sample()
+    test_hubs_have_more_reverse_edges_than_one_chunk(rng)
+    test_order_ends_and_is_a_permutation_even_with_nan(rng)
+
+
+def test_rounds_end_with_the_picks_that_are_asked_for(digits):
+    points = jnp.asarray(digits[0][:600])
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    zeros = jnp.zeros(600, jnp.int32)
+    every = _coverage._in_rounds(fuzzy_set, jnp.ones(600), zeros, 600)
+    some = _coverage._in_rounds(fuzzy_set, jnp.ones(600), zeros, 60)
+    np.testing.assert_array_equal(some[:60], every[:60])
+    assert sorted(some.tolist()) == list(range(600))

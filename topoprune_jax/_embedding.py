@@ -1,7 +1,7 @@
 """The low-dimensional embedding of a fuzzy simplicial set: UMAP's model, a full-batch optimizer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import rescale, varying_with
-from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges
 from ._lanes import Lanes
 from ._mesh import AXIS, SPLIT, WHOLE, check_mesh, here, in_shares, on_all, on_shares
 from ._spectral import spectral_start
 from ._steps import Steps
+from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Key, Progress
 
 NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
@@ -29,7 +30,8 @@ _MOMENTUM = 0.9
 # On CPU, loops over arrays that fit the first cache are several times faster than over long ones.
 _REVERSE_BLOCK = 1 << 10
 _TILE = 1 << 11
-_ACCELERATOR_BLOCK = 1 << 15  # of reverse edges: there every block is a launch
+_LISTING_PADDING = 1 << 15
+_ACCELERATOR_BLOCK = 1 << 22  # of reverse edges: there every block is a few launches
 _EPOCHS_PER_CALL = 10
 _START_EXTENT = 10.0  # umap-learn's
 _SHIFTS_AT_ONCE = 32  # whose forces are summed without rounding
@@ -229,9 +231,10 @@ class _Layout(eqx.Module):
     start: Float[Array, "c n"]
     neighbors: Array  # (k, shares * share), in the new order; points without weight fill them up
     weights: Float[Array, "k m"]
-    reverse_rows: Array  # (n k + block,)
+    reverse_rows: Array  # (n k + padding,)
     reverse_neighbors: Array
     reverse_weights: Array
+    most_reverse: Array  # of a point
     offsets: Array  # (shares + 1,)
     degrees: Float[Array, " n"]
 
@@ -264,7 +267,7 @@ def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key, *, n_shares: 
     source = jnp.where(is_edge, old[order[row]] + edge - offsets[row], -1)
 
     def listed(values):
-        return jnp.pad(values, (0, _ACCELERATOR_BLOCK))
+        return jnp.pad(values, (0, _LISTING_PADDING))
 
     return _Layout(
         place=place,
@@ -274,6 +277,7 @@ def _layout(fuzzy_set: FuzzySimplicialSet, start: Array, key: Key, *, n_shares: 
         reverse_rows=listed(row),
         reverse_neighbors=listed(moved(fuzzy_set.reverse_indices[source])),
         reverse_weights=listed(jnp.where(is_edge, fuzzy_set.reverse_memberships[source], 0)),
+        most_reverse=most_reverse_edges(fuzzy_set),
         offsets=offsets[np.minimum(share * np.arange(n_shares + 1), n)],
         degrees=fuzzy_set.degrees[order],
     )
@@ -341,8 +345,8 @@ def _attraction(layout: _Layout, z: Float[Array, "c n"], a: float, b: float):
     own = jnp.pad(z, ((0, 0), (0, whole - n)))
     tile = _tiles(n)[1]
     force, stiffness = _from_listed(z, own, layout.neighbors, layout.weights, tile, a, b)
-    edges = layout.reverse_rows, layout.reverse_neighbors, layout.reverse_weights
     between = 0, layout.offsets[-1]
+    edges = _edges(layout)[1:]
     return _from_listing(z, (force[:, :n], stiffness[:n]), edges, between, None, a, b)
 
 
@@ -396,7 +400,7 @@ def _from_listed(
 def _from_listing(
     z: Float[Array, "c n"],
     total: tuple[Float[Array, "c m"], Float[Array, " m"]],
-    edges: tuple[Int[Array, " e"], Int[Array, " e"], Float[Array, " e"]],
+    edges: Sequence[Array],
     between: tuple[Any, Any],
     first_point: Int[Array, ""] | None,
     a: float,
@@ -404,32 +408,50 @@ def _from_listing(
 ):
     """From the neighbors that list a point, some edges at a time, on top of `total`.
 
-    The edges are first .. last - 1, and those of the points first_point .. first_point + m - 1,
+    `edges` are the most of a point, and rows, neighbors and weights of all; those that count are
+    first .. last - 1, and those of the points first_point .. first_point + m - 1,
     or of all where that is None.
     """
     first, last = between
+    most, *listing = edges
     m = total[1].shape[0]
 
-    def listing(size, total):
+    def in_blocks(total):
         def block(i, carry):
             force, stiffness = carry
-            begin = first + i * size
+            begin = first + i * _REVERSE_BLOCK
             rows, others, weights = (
-                lax.dynamic_slice_in_dim(values, begin, size) for values in edges
+                lax.dynamic_slice_in_dim(values, begin, _REVERSE_BLOCK) for values in listing
             )
             f, s = _pull(z[:, rows] - z[:, others], weights, a, b)
             if first_point is not None:
-                own = begin + jnp.arange(size, dtype=jnp.int32) < last
+                own = begin + jnp.arange(_REVERSE_BLOCK, dtype=jnp.int32) < last
                 rows = jnp.where(own, rows - first_point, m)  # m is dropped
             return force.at[:, rows].add(f), stiffness.at[rows].add(s)
 
+        return lax.fori_loop(0, -(-(last - first) // _REVERSE_BLOCK), block, total)
+
+    def many_at_once(total):
+        size = min(_ACCELERATOR_BLOCK, listing[0].shape[0])
+
+        def block(i, carry):
+            force, stiffness = carry
+            begin = first + i * size
+            # The last block reaches back, over edges that were looked at already.
+            start = jnp.minimum(begin, listing[0].shape[0] - size)
+            rows, others, weights = (
+                lax.dynamic_slice_in_dim(values, start, size) for values in listing
+            )
+            f, s = _pull(z[:, rows] - z[:, others], weights, a, b)
+            slot = start + jnp.arange(size, dtype=jnp.int32)
+            rows = rows if first_point is None else rows - first_point
+            rows = jnp.where((slot >= begin) & (slot < last), rows, m)  # m is nobody's
+            force = force + sums_by_row(f.T, rows, m, most=most).T
+            return force, stiffness + sums_by_row(s, rows, m, most=most)
+
         return lax.fori_loop(0, -(-(last - first) // size), block, total)
 
-    return lax.platform_dependent(
-        total,
-        cpu=partial(listing, _REVERSE_BLOCK),
-        default=partial(listing, _ACCELERATOR_BLOCK),
-    )
+    return lax.platform_dependent(total, cpu=in_blocks, default=many_at_once)
 
 
 def _repulsion(
@@ -593,7 +615,7 @@ def _run_in(lanes: Lanes, layout: _Layout) -> Callable[..., Any]:
 def _forces(
     lane: Int[Array, ""],
     own: tuple[Array, Array],
-    edges: tuple[Array, Array, Array, Array],
+    edges: tuple[Array, ...],
     z: Float[Array, "c n"],
     key: Key,
     t: Int[Array, ""],
@@ -641,17 +663,18 @@ def _moved(
     return z + velocity, velocity
 
 
-def _edges(layout: _Layout) -> tuple[Array, Array, Array, Array]:
-    """Those that are found from their other end, all shares' together."""
+def _edges(layout: _Layout) -> tuple[Array, ...]:
+    """Those that are found from their other end, all shares' together: offsets of the shares, the
+    most of a point, and the edges."""
     listing = layout.reverse_rows, layout.reverse_neighbors, layout.reverse_weights
-    return (layout.offsets, *listing)
+    return (layout.offsets, layout.most_reverse, *listing)
 
 
 def _attraction_on_share(
     z: Float[Array, "c n"],
     begin: Int[Array, ""],
     own: tuple[Array, Array],
-    edges: tuple[Array, Array, Array, Array],
+    edges: tuple[Array, ...],
     number: Int[Array, ""],
     tile: int,
     a: float,
@@ -659,11 +682,11 @@ def _attraction_on_share(
 ) -> tuple[Array, Array]:
     """`_attraction` on the points of one share, which begins there; `own` has its columns of the
     neighbors and their weights."""
-    offsets, rows, others, weights = edges
+    offsets, *of_listing = edges
     points = _share_of(z, begin, own[0].shape[1], offsets.shape[0] - 1)
     listed = _from_listed(z, points, *own, tile, a, b)
     between = offsets[number], offsets[number + 1]
-    return _from_listing(z, listed, (rows, others, weights), between, begin, a, b)
+    return _from_listing(z, listed, of_listing, between, begin, a, b)
 
 
 def _share_of(
@@ -703,7 +726,7 @@ def _run_on(mesh: Mesh, layout: _Layout) -> Callable[..., Any]:
 
 def _run_share(
     own: tuple[Array, Array, Array],
-    edges: tuple[Array, Array, Array, Array],
+    edges: tuple[Array, ...],
     state: tuple[Array, Array],
     first: Int[Array, ""],
     key_data: Array,

@@ -3,6 +3,7 @@
 import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -12,11 +13,13 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Float
 
 from . import _checks as checks
+from ._lanes import cores
 from ._mesh import SPLIT, from_each, is_scattered, together
 from ._ring import Rows, empty_share, extent, rows_of
 from ._types import Array, ArrayInput, Progress
 
 _SLAB_BYTES = 1 << 26  # of what is read in one go, in float64, unless memory is scarce
+_MOST_THREADS = 8
 _ALIGNMENT = 64  # bytes; an array that starts at a multiple JAX takes over instead of copying it
 
 
@@ -231,14 +234,26 @@ def _slabs(
     parts: Iterable[np.ndarray], slab_bytes: int, first: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
     """First row and values of each slab, in float64 and finite."""
+    for start, part in _ranges(parts, slab_bytes, first):
+        yield start, _slab(start, part)
+        _let_go(part)
+
+
+def _ranges(
+    parts: Iterable[np.ndarray], slab_bytes: int, first: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """First row of each slab, and its values as they are."""
     for part in parts:
         step = _slab_rows(part.shape[1], slab_bytes)
         for start in range(0, part.shape[0], step):
-            slab = np.asarray(part[start : start + step], dtype=np.float64)
-            checks.check_finite(slab, name="features", first_row=first)
-            yield first, slab
-            first += slab.shape[0]
-            _let_go(part)
+            yield first + start, part[start : start + step]
+        first += part.shape[0]
+
+
+def _slab(first: int, values: np.ndarray) -> np.ndarray:
+    slab = np.asarray(values, dtype=np.float64)
+    checks.check_finite(slab, name="features", first_row=first)
+    return slab
 
 
 def _let_go(part: np.ndarray) -> None:
@@ -254,20 +269,45 @@ def _of_parts(
 ) -> np.ndarray:
     n, d = _shape(parts)
     points = _aligned(n, d)
-    is_unit = normalize and d > 1
+    if normalize and d > 1:
+        _fill_with_units(points, parts, progress, slab_bytes)
+        return points
     reach = 0.0
     for start, slab in _slabs(parts, slab_bytes):
         if progress is not None:
             progress("features", start, n)
-        if is_unit:
-            points[start : start + slab.shape[0]] = _unit(slab)
-        else:
-            reach = max(reach, float(np.abs(slab).max()))
-    if not is_unit:
-        scale = _scale(reach)
-        for start, slab in _slabs(parts, slab_bytes):
-            points[start : start + slab.shape[0]] = slab / scale
+        reach = max(reach, float(np.abs(slab).max()))
+    scale = _scale(reach)
+    for start, slab in _slabs(parts, slab_bytes):
+        points[start : start + slab.shape[0]] = slab / scale
     return points
+
+
+def _fill_with_units(
+    points: np.ndarray, parts: list[np.ndarray], progress: Progress | None, slab_bytes: int
+) -> None:
+    """Slabs beside each other, together as large as one. What is wrong with the first is told."""
+    count = min(_MOST_THREADS, cores())
+
+    def fill(start: int, values: np.ndarray) -> None:
+        points[start : start + values.shape[0]] = _unit(_slab(start, values))
+
+    under_way: deque[tuple[Future[None], np.ndarray]] = deque()
+
+    def finish() -> None:
+        future, values = under_way.popleft()
+        future.result()
+        _let_go(values)
+
+    with ThreadPoolExecutor(count, thread_name_prefix="topoprune-features") as threads:
+        for start, values in _ranges(parts, slab_bytes // count):
+            if len(under_way) == count:
+                finish()
+            if progress is not None:
+                progress("features", start, points.shape[0])
+            under_way.append((threads.submit(fill, start, values), values))
+        while under_way:
+            finish()
 
 
 def _of_batches(

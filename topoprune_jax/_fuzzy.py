@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import varying_with
 from ._graph import NeighborGraph, check_graph
+from ._sums import sums_by_row
 from ._types import Array, ArrayInput
 
 _BISECTIONS = 64
@@ -338,7 +339,12 @@ def _reverse_sum(fuzzy_set: FuzzySimplicialSet, values: Float[Array, " e"]) -> F
     """Sum of `values`, one a reverse edge, over the reverse edges of each point."""
     rows = reverse_rows(fuzzy_set)
     n = fuzzy_set.n_points
-    return jax.ops.segment_sum(values, rows, num_segments=n + 1, indices_are_sorted=True)[:n]
+    return sums_by_row(values, rows, n + 1, most=most_reverse_edges(fuzzy_set), is_sorted=True)[:n]
+
+
+def most_reverse_edges(fuzzy_set: FuzzySimplicialSet) -> Int[Array, ""]:
+    """The most that a point has."""
+    return jnp.max(jnp.diff(fuzzy_set.reverse_offsets))
 
 
 def reverse_rows(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " e"]:

@@ -9,11 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
 from ._graph_approximate import BlockSearch, approximate_neighbors, block_search
 from ._graph_boxes import BoxSearch, box_neighbors, is_worthwhile
-from ._graph_exact import TILE_BYTES, ExactSearch, Metric, exact_neighbors
+from ._graph_exact import TILE_BYTES
 from ._graph_groups import GroupSearch
+from ._graph_search import ExactSearch, Metric, exact_neighbors
 from ._ring import Rows, gather, ring_neighbors
 from ._types import Array, ArrayInput, Progress
 
@@ -355,24 +357,17 @@ def method_for(neighbors: str, n: int, platform: str | None = None) -> str:
     """The method of `knn_graph` that one of `NEIGHBORS` means for n points."""
     if neighbors != "auto":
         return neighbors
-    return "blocks" if n > _EXACT_ON_CPU and _is_cpu(platform) else "exact"
+    return "blocks" if n > _EXACT_ON_CPU and backend.is_cpu(platform) else "exact"
 
 
 def patches_by_blocks(n: int, platform: str | None = None) -> bool:
     """Whether patches of n points in more than a few dimensions are sought by blocks."""
-    return n > _EXACT_PATCHES_ON_CPU and _is_cpu(platform)
+    return n > _EXACT_PATCHES_ON_CPU and backend.is_cpu(platform)
 
 
 def _largest(codes: Int[Array, " n"]) -> int:
     """The size of the largest class; 0 while JAX traces."""
     return 0 if checks.is_traced(codes) else int(np.bincount(np.asarray(codes)).max())
-
-
-def _is_cpu(platform: str | None) -> bool:
-    if platform is None:
-        with checks.known_values():  # where JAX computes, which need not be its default backend
-            platform = next(iter(jnp.zeros(()).devices())).platform
-    return platform == "cpu"
 
 
 def nearest_neighbors(

@@ -18,6 +18,7 @@ from . import _checks as checks
 from . import _graph_exact as exact
 from ._distance import norm, product, varying_with
 from ._graph_exact import ROWS, Table
+from ._graph_search import calls_for, exact_neighbors
 from ._steps import Steps
 from ._types import Array, Progress
 
@@ -49,7 +50,7 @@ def approximate_neighbors(
     n, d = points.shape
     plan = _plan(n, k)
     if d <= _AXES if method == "projected" else plan is None:
-        found = exact.exact_neighbors(
+        found = exact_neighbors(
             points,
             k,
             metric=metric,
@@ -190,7 +191,7 @@ def _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes):
     traced = checks.is_traced(points)
     tiles = -(-n // ROWS)
     flops = 2.0 * ROWS * n * (_AXES + 8) + 64.0 * ROWS * k * d
-    chunk = tiles if traced else -(-tiles // exact.calls_for(tiles * flops, n))
+    chunk = tiles if traced else -(-tiles // calls_for(tiles * flops, n))
     chunks = -(-tiles // chunk)
     steps = Steps(stage, chunks + 2, progress, beside=(points, codes))
     table = exact.prepare(points, codes, metric=metric, n_rows=chunks * chunk * ROWS, check=traced)
@@ -416,7 +417,7 @@ def _chunks(
     """Into how many calls the tiles are divided: a power of 2, and one while JAX traces."""
     if checks.is_traced(points):
         return 1
-    calls = exact.calls_for(flops, points.shape[0], most_rows)
+    calls = calls_for(flops, points.shape[0], most_rows)
     return min(tiles, 1 << (calls - 1).bit_length())
 
 

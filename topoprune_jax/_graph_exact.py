@@ -10,17 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import norm, product, varying_with
-from ._mesh import SPLIT, WHOLE, here, on_all, on_shares
-from ._steps import Steps, wait
-from ._types import Array, ArrayInput, Progress
-
-Metric: TypeAlias = str | Callable[[Array, Array], ArrayInput]
-"""The name of a distance, or a JAX function (d,), (d,) -> scalar."""
+from ._types import Array
 
 ROWS = 256  # queries of a tile
 TILE_BYTES = 1 << 26  # of one tile of distances, unless memory is scarce
@@ -29,102 +23,13 @@ SPARE = 8  # candidates beyond k, so that most points can be proven complete aft
 DOUBTFUL = 32  # queries scanned again in one go
 DOUBTFUL_COLUMNS = 1024  # candidates of theirs looked at in one go
 SAMPLE = 1024  # points whose median is the center
-_TILE_NUMBERS = 1 << 22  # rows x columns x d of a tile under a user's metric: 16 MiB an operand
 _GATHERED_NUMBERS = 1 << 24  # coordinates of candidates measured in one go: 64 MiB
 CHUNK_FLOPS = 4e10  # work between two looks at the host: about half a second on two cores
-_SMALL_CHUNK_FLOPS = 4e9  # work that is worth a call of its own, for a few calls beside each other
-_FEW = 4
 
 
-def exact_neighbors(
-    points: Float[Array, "n d"],
-    k: int,
-    *,
-    metric: Metric = "euclidean",
-    codes: Int[Array, " n"] | None = None,
-    stage: str = "neighbors",
-    progress: Progress | None = None,
-    tile_bytes: int = TILE_BYTES,
-) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
-    """Indices and distances, for any k >= 1: missing neighbors are empty slots.
-
-    `tile_bytes` changes no result.
-    """
-    search_tiles = ExactSearch(points, k, metric, codes, tile_bytes=tile_bytes)
-    beside = (points, codes) if isinstance(metric, str) else ()
-    steps = Steps(stage, search_tiles.calls, progress, beside=beside)
-    parts = [steps.run(search_tiles.part, i) for i in range(search_tiles.calls)]
-    return steps.end(search_tiles.collect(parts))
-
-
-def calls_for(flops: float, rows: int, most_rows: int | None = None) -> int:
-    """Into how many calls a search of so much work is divided, of `most_rows` rows each at most."""
-    calls = max(flops / CHUNK_FLOPS, min(_FEW, flops / _SMALL_CHUNK_FLOPS), 1)
-    return math.ceil(calls if most_rows is None else max(calls, rows / most_rows))
-
-
-class ExactSearch:
-    """The search of some tiles after the other, or of some on every device of a mesh."""
-
-    def __init__(
-        self,
-        points: Float[Array, "n d"],
-        k: int,
-        metric: Metric,
-        codes: Int[Array, " n"] | None,
-        mesh: Mesh | None = None,
-        *,
-        tile_bytes: int = TILE_BYTES,
-        most_rows: int | None = None,
-    ):
-        n, d = points.shape
-        tiles = -(-n // ROWS)
-        calls = 1
-        if not checks.is_traced(points):
-            calls = calls_for(2.0 * n * n * (d + 8), n, most_rows)
-        self._tiles = -(-tiles // calls)
-        if mesh is not None:
-            self._tiles += -self._tiles % mesh.size
-        self.calls = -(-tiles // self._tiles)
-        self._k, self._metric = k, metric
-        self._name = metric if isinstance(metric, str) else "function"
-        n_rows = self.calls * self._tiles * ROWS
-        check = checks.is_traced(points)
-        self._table = prepare(points, codes, metric=self._name, n_rows=n_rows, check=check)
-        if isinstance(metric, str):
-            block, by_class = block_size(n, codes, tile_bytes), codes is not None
-            self._search = partial(search, metric=metric, block=block, by_class=by_class)
-            if mesh is not None:
-                every = on_all(mesh, self._table)
-                specs = (WHOLE, SPLIT), SPLIT
-                options = self._search.keywords
-                self._search = lambda _, rows, k: here(
-                    on_shares(mesh, search, *specs, every, rows, k=k, **options)
-                )
-        else:
-            self._search = partial(_search_function, metric=metric)
-
-    def part(self, i: int):
-        """Points, n for a missing one, and distances; with a function also where it was wrong."""
-        rows = tile_rows(i * self._tiles, self._tiles)
-        found = self._search(self._table, rows, k=self._k)
-        if not isinstance(self._metric, str):
-            _check_values(self._metric, self._table, wait(found[2]), i * self._tiles)
-        return found
-
-    def place(self, i: int) -> Int[Array, " rows"]:
-        """The points that the rows of a part are, n in the padding."""
-        return self._table.index[tile_rows(i * self._tiles, self._tiles).ravel()]
-
-    def collect(self, parts) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
-        """All parts in the order of the points."""
-        return collect(self._table, parts, k=self._k, metric=self._name)
-
-
-def tile_rows(first: int, count: int) -> Int[Array, "count rows"]:
-    """The rows of the table that are the queries of some tiles in a row."""
-    rows = jnp.arange(first * ROWS, (first + count) * ROWS, dtype=jnp.int32)
-    return rows.reshape(count, ROWS)
+def tile_rows(first: int, count: int, rows: int = ROWS) -> Int[Array, "count rows"]:
+    """The rows of the table that are the queries of some tiles in a row, `rows` of each tile."""
+    return jnp.arange(first * rows, (first + count) * rows, dtype=jnp.int32).reshape(count, rows)
 
 
 def block_size(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> int:
@@ -440,23 +345,36 @@ def _distances(keys: Array, x: Array, nearest: Array, longest: Array, inner: boo
     return jnp.maximum((longest - jnp.sum(x * nearest, axis=2)) + keys, 0)
 
 
-def settle(table: Table, rows, points, distances, proven, nearest, longest, *, metric):
-    """Compares the points that are not `proven` with all others of their class, by differences."""
+def settle(
+    table: Table,
+    rows,
+    points,
+    distances,
+    proven,
+    nearest,
+    longest,
+    *,
+    metric,
+    few: int = DOUBTFUL,
+    most_columns: int = DOUBTFUL_COLUMNS,
+):
+    """Compares the points that are not `proven` with all others of their class, by differences,
+    a few of them with many columns at a time."""
     n, k = table.n_points, points.shape[1]
     n_rows = proven.shape[0]
     inner = metric == "inner_product"
     before = jnp.cumsum(~proven, dtype=jnp.int32)
     count = before[-1]
-    doubtful = jnp.full(n_rows + DOUBTFUL, n_rows - 1, jnp.int32)
-    doubtful = doubtful.at[jnp.where(proven, n_rows + DOUBTFUL, before - 1)].set(
+    doubtful = jnp.full(n_rows + few, n_rows - 1, jnp.int32)
+    doubtful = doubtful.at[jnp.where(proven, n_rows + few, before - 1)].set(
         jnp.arange(n_rows, dtype=jnp.int32), mode="drop"
     )
-    width = min(DOUBTFUL_COLUMNS, table.codes.shape[0])
+    width = min(most_columns, table.codes.shape[0])
 
     def step(state):
         done, points, distances = state
-        slots = lax.dynamic_slice_in_dim(doubtful, done, DOUBTFUL)
-        used = done + jnp.arange(DOUBTFUL, dtype=jnp.int32) < count
+        slots = lax.dynamic_slice_in_dim(doubtful, done, few)
+        used = done + jnp.arange(few, dtype=jnp.int32) < count
         own = rows[slots]
         x, codes = table.points[own][:, None, :], table.codes[own]
         reference = table.points[nearest[slots]][:, None, :]
@@ -475,7 +393,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
             keys = jnp.where(same & (own[:, None] != columns[None, :]), keys, jnp.inf)
             return merge(best, keys, columns)
 
-        start = varying_with(no_neighbors(DOUBTFUL, k, x.dtype), x)
+        start = varying_with(no_neighbors(few, k, x.dtype), x)
         keys, found = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
         # Rows of a class are in the order of their index, so ties are too.
         new_points = jnp.where(jnp.isinf(keys), n, table.index[found])
@@ -483,7 +401,7 @@ def settle(table: Table, rows, points, distances, proven, nearest, longest, *, m
         target = jnp.where(used, slots, n_rows)
         points = points.at[target].set(new_points, mode="drop")
         distances = distances.at[target].set(new_distances, mode="drop")
-        return done + DOUBTFUL, points, distances
+        return done + few, points, distances
 
     start = (varying_with(jnp.zeros((), jnp.int32), distances), points, distances)
     return lax.while_loop(lambda state: state[0] < count, step, start)[1:]
@@ -500,56 +418,6 @@ def merge(best: tuple[Array, Array], values: Float[Array, "rows width"], columns
     negative, place = lax.top_k(-jnp.concatenate([best[0], values], axis=1), k)
     found = jnp.concatenate([best[1], columns], axis=1)
     return -negative, jnp.take_along_axis(found, place, axis=1)
-
-
-@eqx.filter_jit
-def _search_function(table: Table, queries: Int[Array, "tiles rows"], *, metric: Callable, k: int):
-    """As `search`, every pair by the function; and the rows where a value was NaN or negative."""
-    n, d = table.n_points, table.points.shape[1]
-    size = ROWS
-    while size > 1 and size * size * d > _TILE_NUMBERS:
-        size //= 2
-    width = max(1, min(ROWS, n, _TILE_NUMBERS // (size * d)))
-    others = jnp.pad(table.points, ((0, width), (0, 0)))
-    other_codes = jnp.pad(table.codes, (0, width), constant_values=-1)
-    values_of = jax.vmap(jax.vmap(metric, in_axes=(None, 0)), in_axes=(0, None))
-
-    def tile(own):
-        x, codes = table.points[own], table.codes[own]
-        real = codes >= 0
-        lo, hi = class_range(table, own)
-
-        def scan_block(b, state):
-            best, bad = state
-            left = lo + b * width
-            rows = left + jnp.arange(width, dtype=jnp.int32)
-            y = lax.dynamic_slice_in_dim(others, left, width)
-            values = values_of(x, y).astype(x.dtype)
-            same = codes[:, None] == lax.dynamic_slice_in_dim(other_codes, left, width)[None, :]
-            asked = same & real[:, None] & (own[:, None] != rows[None, :])
-            bad = bad | jnp.any(asked & ~(values >= 0), axis=1)
-            values = jnp.where(asked & ~jnp.isnan(values), values, jnp.inf)
-            return merge(best, values, rows), bad
-
-        start = varying_with((no_neighbors(size, k, x.dtype), jnp.zeros(size, bool)), x)
-        (distances, found), bad = lax.fori_loop(0, -(-(hi - lo) // width), scan_block, start)
-        return jnp.where(jnp.isinf(distances), n, table.index[found]), distances, bad
-
-    return flat(lax.map(tile, queries.reshape(-1, size)))
-
-
-def _check_values(metric: Callable, table: Table, bad: Array, first_tile: int) -> None:
-    if checks.is_traced(bad) or not bool(bad.any()):
-        return
-    n, row = table.n_points, first_tile * ROWS + int(bad.argmax())
-    values = lax.map(partial(metric, table.points[row]), table.points[:n])
-    asked = (table.codes[:n] == table.codes[row]).at[row].set(False)
-    other = int((asked & ~(values >= 0)).argmax())
-    raise ValueError(
-        f"`metric` must return a number that is not negative; got {float(values[other]):g} for "
-        f"points {int(table.index[row])} and {int(table.index[other])}. "
-        "Guard its square roots, logarithms and divisions, or clip it at 0."
-    )
 
 
 def group_count(width: int, k: int) -> int:

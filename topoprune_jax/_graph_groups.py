@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ._graph_approximate import BlockSearch, block_search
-from ._graph_exact import ExactSearch
+from ._graph_search import ExactSearch
 from ._types import Array
 
 

@@ -46,7 +46,7 @@ class Lanes:
 
 def lanes_on(platform: str) -> int:
     """How many pieces may run beside each other on one device."""
-    return max(1, min(_MOST, _cores())) if platform == "cpu" and jax.process_count() == 1 else 1
+    return max(1, min(_MOST, cores())) if platform == "cpu" and jax.process_count() == 1 else 1
 
 
 def _are_on_one_cpu(arrays: Sequence[Array]) -> bool:
@@ -56,7 +56,7 @@ def _are_on_one_cpu(arrays: Sequence[Array]) -> bool:
     return len(devices) == 1 and devices.pop().platform == "cpu"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     try:
         return len(os.sched_getaffinity(0))

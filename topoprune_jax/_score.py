@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
 from ._diagram import check_dims
 from ._distance import norm, rescale, varying_with
@@ -22,6 +23,8 @@ from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
 
 _BATCH = 256  # patches of one host call, fewer where their distances would take more than 16 MiB
+_ACCELERATOR_BATCH = 1 << 12  # of patches at a time where nothing calls the host; up to 256 MiB
+_LARGEST_BATCHED = 1 << 14  # numbers of a patch's distances, beyond which fewer are batched
 _PATCHES_PER_CALL = 16384
 _SHARED_CALL_BYTES = 1 << 16
 
@@ -106,7 +109,12 @@ def structural_complexity(
     codes = None if labels is None else checks.check_labels(labels, n)
     mesh = check_mesh(mesh, traced=checks.is_traced(points))
     measure = _Measure(dims, power, method, n_steps, step_size, reduction)
-    score = partial(_score_patches if mesh is None else partial(_score_on, mesh), measure=measure)
+    is_free = mesh is None and _calls_no_host(measure)
+    if mesh is None:
+        batch = _ACCELERATOR_BATCH if is_free and not backend.is_cpu() else _BATCH
+        score = partial(_score_patches, measure=measure, batch=batch)
+    else:
+        score = partial(_score_on, mesh, measure=measure)
     if n < 2:
         itself = jnp.arange(n, dtype=jnp.int32)
         return score(points, itself, itself[:, None])
@@ -123,7 +131,6 @@ def structural_complexity(
         calls = zip(places(i), _calls(neighbors.shape[0]), strict=True)
         return jnp.concatenate([score(points, place, neighbors[rows]) for place, rows in calls])
 
-    is_free = mesh is None and _calls_no_host(measure)
     steps = Steps("complexity", search.calls, progress, beside=(points, codes) if is_free else ())
     parts = [steps.run(some_scores, i) for i in range(search.calls)]
     # Points of rows that overlap come twice, with one score.
@@ -155,16 +162,17 @@ def _calls_no_host(measure: _Measure) -> bool:
     return measure.dims == (0,) or measure.reduction == "device"
 
 
-@partial(jax.jit, static_argnames="measure")
+@partial(jax.jit, static_argnames=("measure", "batch"))
 def _score_patches(
     points: Float[Array, "n c"],
     place: Int[Array, " rows"],
     neighbors: Int[Array, "rows k"],
     *,
     measure: _Measure,
+    batch: int,
 ) -> Float[Array, " rows"]:
     """The scores of the points `place`; of anything in the padding, where that is n."""
-    return _scores(points, place, neighbors, measure=measure)
+    return _scores(points, place, neighbors, measure=measure, batch=batch)
 
 
 def _score_on(
@@ -195,9 +203,9 @@ def _scores(
     neighbors: Int[Array, "rows k"],
     *,
     measure: _Measure,
-    batch: int = _BATCH,
+    batch: int,
 ) -> Float[Array, " rows"]:
-    """The scores of the patches of the points `place`."""
+    """The scores of the patches of the points `place`, `batch` of them at a time at most."""
     dims, power, method, n_steps, step_size, reduction = measure
     n = points.shape[0]
     # A missing neighbor is the point again, at distance 0, which adds no bar of positive length.
@@ -224,7 +232,7 @@ def _scores(
         return displacement(patch, indices == indices[0])
 
     rows, m = patches.shape
-    batch = max(1, min(batch, rows, (1 << 22) // m**2))
+    batch = max(1, min(batch, rows, batch * _LARGEST_BATCHED // m**2))
     # `map` would compile a remainder on its own.
     padded = jnp.pad(patches, ((0, -rows % batch), (0, 0)))
     return lax.map(score, padded, batch_size=batch)[:rows]

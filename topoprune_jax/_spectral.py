@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._components import connected_components
 from ._distance import product, rescale, varying_with
-from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges, reverse_rows
 from ._ring import Rows, gather, tilewise
 from ._subspace import Parts, Whole
+from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Key
 
 _DEGREE = 12  # of the filter for `spectral_embedding`
@@ -223,7 +224,7 @@ def low_eigenvectors(
         inner = Whole(root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny))
         parts = ()
     else:
-        volume = jax.ops.segment_sum(degrees, components, n_parts)
+        volume = sums_by_row(degrees, components, n_parts, most=n)
         sizes = jax.ops.segment_sum(jnp.ones_like(components), components, n_parts)
         length = jnp.sqrt(volume) + jnp.finfo(dtype).tiny
         inner = Parts(root / length[components], components, sizes, spare)
@@ -232,6 +233,7 @@ def low_eigenvectors(
     theirs = jnp.maximum(fuzzy_set.reverse_indices, 0)
     # Some edges at a time: their products need not exist as a whole.
     spare = -theirs.shape[0] % min(_EDGES, theirs.shape[0])
+    most = most_reverse_edges(fuzzy_set)
     back = reverse_rows(fuzzy_set), theirs, fuzzy_set.reverse_memberships
     back = tuple(
         jnp.pad(edges, (0, spare), constant_values=fill).reshape(-1, min(_EDGES, edges.shape[0]))
@@ -249,8 +251,16 @@ def low_eigenvectors(
             i, j, mu = edges
             return total.at[i].add(mu[:, None] * y[j], indices_are_sorted=True, mode="drop"), None
 
+        def in_blocks(out, y):
+            return lax.scan(add_back, out, back)[0]
+
+        def at_once(out, y):
+            i, j, mu = (edges.ravel() for edges in back)
+            limits = {"most": most, "top": jnp.max(jnp.abs(y), axis=0)}
+            return out + sums_by_row(mu[:, None] * y[j], i, n, **limits, is_sorted=True)
+
         out, _ = lax.scan(add, jnp.zeros_like(y), (own.T, fuzzy_set.memberships.T))
-        out, _ = lax.scan(add_back, out, back)
+        out = lax.platform_dependent(out, y, cpu=in_blocks, default=at_once)
         return out * inverse[:, None]
 
     def filtered(x, cut):
@@ -413,8 +423,8 @@ def _eigenmap_of_parts(
         key=key,
     )
     degrees = fuzzy_set.degrees
-    several = partial(jax.ops.segment_sum, segment_ids=components, num_segments=n_parts)
-    volume = several(degrees)[components]
+    several = partial(sums_by_row, rows=components, n_rows=n_parts)
+    volume = several(degrees, most=degrees.shape[0])[components]
     scale = jnp.where(degrees > 0, jnp.sqrt(volume / jnp.where(degrees > 0, degrees, 1)), 0)
     most = partial(jax.ops.segment_max, segment_ids=components, num_segments=n_parts)
     sign = jnp.where(most(vectors) < most(-vectors), -1.0, 1.0)

@@ -8,10 +8,11 @@ what XLA says of the compiled programs, benchmarks/bench_scale.py against what i
 
 from typing import NamedTuple
 
-from . import _beta, _score, _select, _strata
+from . import _beta, _coverage, _score, _strata
 from . import _graph_approximate as approximate
 from . import _graph_boxes as boxes
 from . import _graph_exact as exact
+from . import _graph_wide as wide
 from ._graph import patches_by_blocks
 from ._speed import Speed
 
@@ -35,6 +36,9 @@ _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 3.0  # times that the coordinates are moved for a center
 _EVALUATIONS, _FIRST_EVALUATIONS = 4.3, 8.0  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 0.6  # operations for a bound
+# Of the wide search of an accelerator.
+_HALVES = 6.0  # numbers for a feature
+_OF_MATRIX_UNITS = 0.25  # of the time of a product in float32
 
 
 class Problem(NamedTuple):
@@ -82,7 +86,7 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
     p = problem
     several = [_of_features(p, tile_bytes)]
     if p.neighbors != "given":
-        several.append(_of_neighbors(p, tile_bytes, lanes))
+        several.append(_of_neighbors(p, tile_bytes, platform, lanes))
     several.append(_of_fuzzy_set(p, "fuzzy set"))
     if p.e:
         several.append(_of_manifold(p))
@@ -90,7 +94,8 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
         several.append(_of_start(p))
     several += [_of_embedding(p), _of_complexity(p, platform, lanes)]
     if p.class_sizes:
-        several += [_of_class_neighbors(p, tile_bytes, lanes), _of_fuzzy_set(p, "class fuzzy set")]
+        several.append(_of_class_neighbors(p, tile_bytes, platform, lanes))
+        several.append(_of_fuzzy_set(p, "class fuzzy set"))
     else:
         several.append(_of_strata(p))
         if p.chooses_beta:
@@ -139,7 +144,7 @@ def _of_features(p: Problem, slab_bytes: int) -> Stage:
     return _stage("features", rows + 3.0 * slab, rows, work)
 
 
-def _of_neighbors(p: Problem, tile_bytes: int, lanes: int) -> Stage:
+def _of_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) -> Stage:
     kept = 2.0 * p.n * p.k
     tree = approximate._plan(p.n, p.k) if p.neighbors == "blocks" else None
     if tree is not None:
@@ -149,18 +154,18 @@ def _of_neighbors(p: Problem, tile_bytes: int, lanes: int) -> Stage:
         return _stage("neighbors", numbers, kept, work)
     return _stage(
         "neighbors",
-        _search_numbers(p.n, p.d, p.k, (), tile_bytes, lanes),
+        _search_numbers(p.n, p.d, p.k, (), tile_bytes, platform, lanes),
         kept,
-        _search_work(p.n, p.d, p.k, ()),
+        _search_work(p.n, p.d, p.k, (), platform),
     )
 
 
-def _of_class_neighbors(p: Problem, tile_bytes: int, lanes: int) -> Stage:
+def _of_class_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) -> Stage:
     return _stage(
         "class neighbors",
-        _search_numbers(p.n, p.d, p.k, p.class_sizes, tile_bytes, lanes) + 2.0 * p.n,
+        _search_numbers(p.n, p.d, p.k, p.class_sizes, tile_bytes, platform, lanes) + 2.0 * p.n,
         2.0 * p.n * p.k + 2.0 * p.n,
-        _search_work(p.n, p.d, p.k, p.class_sizes),
+        _search_work(p.n, p.d, p.k, p.class_sizes, platform),
     )
 
 
@@ -170,10 +175,19 @@ def _pairs(n: int, class_sizes: tuple[int, ...]) -> float:
 
 
 def _search_numbers(
-    n: int, d: int, k: int, class_sizes: tuple[int, ...], tile_bytes: int, lanes: int
+    n: int,
+    d: int,
+    k: int,
+    class_sizes: tuple[int, ...],
+    tile_bytes: int,
+    platform: str,
+    lanes: int,
 ) -> float:
     """The exact search: a table, its columns with room for a block more, and the parts found."""
-    scan = _scan_numbers(n, d, class_sizes, tile_bytes, lanes)
+    if _is_wide(n, k, platform):
+        scan = _wide_numbers(n, d, k, tile_bytes)
+    else:
+        scan = _scan_numbers(n, d, class_sizes, tile_bytes, lanes)
     return max(scan + 2.0 * n * k, n * (d + 4.0) + n * (7.0 * k + 1))
 
 
@@ -187,8 +201,23 @@ def _scan_numbers(
     return table + max(table, lanes * (columns + max(n * (d + 1.0), exact.ROWS * block)))
 
 
-def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...]) -> Work:
+def _is_wide(n: int, k: int, platform: str) -> bool:
+    return platform != "cpu" and wide.is_meant_for(n, k)
+
+
+def _wide_numbers(n: int, d: int, k: int, tile_bytes: int) -> float:
+    """The table; halves of its columns, side by side and on the way there; a tile of scores, the
+    least of their groups, and the candidates."""
+    tile = wide.block_size(n, tile_bytes) + n / wide.group_size(k)
+    candidates = 3.0 * max(wide.CANDIDATES, wide.group_size(k) * wide.n_groups(k))
+    return n * (d + 4.0) + _HALVES * n * d + wide.ROWS * (tile + candidates)
+
+
+def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform: str) -> Work:
     pairs = _pairs(n, class_sizes)
+    if _is_wide(n, k, platform):
+        # A score is written and read, whatever matrix units do meanwhile.
+        return Work(flops=_OF_MATRIX_UNITS * 2.0 * pairs * d, streamed=2.0 * _NUMBER * pairs)
     blocks = -(-max(class_sizes, default=n) * _NUMBER * exact.ROWS // exact.TILE_BYTES)
     return Work(
         flops=2.0 * pairs * (d + 1),
@@ -330,9 +359,12 @@ def _found_patches(p: Problem, c: int, platform: str, lanes: int) -> tuple[Work,
             part = max(part, rows * (tree.candidates + 3.0 * m))
     if rest:
         own, several = sum(rest), tuple(rest) if p.class_sizes else ()
-        work = _search_work(own, c, m, several)
+        work = _search_work(own, c, m, several, platform)
         found = Work(*(a + b for a, b in zip(found, work, strict=True)))
-        held += _scan_numbers(own, c, several, exact.TILE_BYTES, lanes)
+        if _is_wide(own, m, platform):
+            held += _wide_numbers(own, c, m, exact.TILE_BYTES)
+        else:
+            held += _scan_numbers(own, c, several, exact.TILE_BYTES, lanes)
         part = max(part, 4.0 * m * min(own, most, exact.CHUNK_FLOPS / (2.0 * own * (c + 8))))
     return found, held + lanes * part
 
@@ -370,6 +402,6 @@ def _greedy_work(p: Problem, picks: float, evaluations: float) -> Work:
     steps = evaluations * picks
     return Work(
         streamed=40.0 * p.n * p.k,
-        operations=_LOOKED_THROUGH * steps * _select._LEADERS * p.n ** (1 / 3),
+        operations=_LOOKED_THROUGH * steps * _coverage.LEADERS * p.n ** (1 / 3),
         steps=steps,
     )

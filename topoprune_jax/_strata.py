@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import rescale, varying_with
+from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Key
 
 N_STRATA = 20  # of a ranking without labels
@@ -62,7 +63,7 @@ def _kmeans(embedding, n_strata, *, key):
     def lloyd(_, centers):
         codes = nearest_center(centers)
         size = jax.ops.segment_sum(jnp.ones(n, dtype), codes, n_strata)
-        total = jax.ops.segment_sum(embedding, codes, n_strata)
+        total = sums_by_row(embedding, codes, n_strata, most=n)
         return jnp.where(size[:, None] > 0, total / jnp.maximum(size, 1)[:, None], centers)
 
     return nearest_center(lax.fori_loop(0, _LLOYD_STEPS, lloyd, centers))

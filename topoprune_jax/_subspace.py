@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from ._distance import product
+from ._sums import sums_by_row
 from ._types import Array
 
 _DISTURBANCE = 1e-5  # far above rounding, far below what an eigenvector need be known to
@@ -54,7 +55,7 @@ class Parts(NamedTuple):
     spare: Float[Array, "n w"]  # random vectors
 
     def _sum(self, values: Array) -> Array:
-        return jax.ops.segment_sum(values, self.codes, self.sizes.shape[0])
+        return sums_by_row(values, self.codes, self.sizes.shape[0], most=jnp.max(self.sizes))
 
     def orthonormal(self, x: Float[Array, "n w"]) -> Float[Array, "n w"]:
         """Classical Gram-Schmidt, every projection twice (Giraud et al. 2005). A component of m

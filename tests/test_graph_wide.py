@@ -1,0 +1,112 @@
+"""The search of an accelerator, run here: against the search of a CPU, ties, classes, degenerate
+points; and its sums that do not round."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import topoprune_jax as tp
+from topoprune_jax import _backend, _graph_search, _graph_wide, _sums
+
+
+@pytest.fixture
+def accelerated(monkeypatch):
+    """As if an accelerator computed, with tiles that a few thousand points fill."""
+    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
+    monkeypatch.setattr(_graph_wide, "LEAST_POINTS", 500)
+    monkeypatch.setattr(_graph_wide, "ROWS", 256)
+    monkeypatch.setattr(_graph_wide, "CANDIDATES", 96)
+    monkeypatch.setattr(_graph_wide, "_WIDER", 1)
+
+
+POINTS = {
+    "features": lambda rng: rng.normal(size=(1700, 40)),
+    "far away": lambda rng: 1e3 + rng.normal(size=(1700, 8)),
+    "large": lambda rng: 1e18 * rng.normal(size=(1700, 8)),
+    "grid": lambda rng: rng.integers(0, 4, size=(1700, 5)),
+    "duplicates": lambda rng: rng.normal(size=(1700, 6))[rng.integers(0, 60, 1700)],
+    "equal": lambda rng: np.ones((1700, 5)),
+    "tight clusters": lambda rng: (
+        rng.normal(size=(20, 6))[rng.integers(0, 20, 1700)] + 1e-5 * rng.normal(size=(1700, 6))
+    ),
+}
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("make", POINTS.values(), ids=POINTS)
+def test_finds_what_a_cpu_finds(make, metric, rng, request):
+    points = jnp.asarray(make(rng), jnp.float32)
+    expected = tp.knn_graph(points, n_neighbors=10, metric=metric)
+    request.getfixturevalue("accelerated")
+    found = tp.knn_graph(points, n_neighbors=10, metric=metric)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+@pytest.mark.parametrize("sizes", [(1000, 600, 100), (1690, 8, 2), (5,) * 340])
+def test_within_classes(sizes, rng, request):
+    points = jnp.asarray(rng.normal(size=(1700, 12)), jnp.float32)
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    expected = tp.knn_graph(points, n_neighbors=10, labels=labels)
+    request.getfixturevalue("accelerated")
+    found = tp.knn_graph(points, n_neighbors=10, labels=labels)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+@pytest.mark.parametrize("tile_bytes", [1 << 26, 1 << 18])
+def test_is_used_and_no_tile_changes_it(accelerated, tile_bytes, rng):
+    points = jnp.asarray(rng.normal(size=(1700, 12)), jnp.float32)
+    search = _graph_search.ExactSearch(points, 10, "euclidean", None, tile_bytes=tile_bytes)
+    assert search._search.func is _graph_wide.search
+    indices, _ = search.collect([search.part(i) for i in range(search.calls)])
+    squared = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(indices, np.argsort(squared, axis=1)[:, 1:11])
+
+
+def test_ordinary_points_are_proven_by_the_scan(accelerated, monkeypatch, rng):
+    seen = []
+
+    def spy(table, rows, points, distances, proven, *rest, **options):
+        seen.append(proven)
+        return points, distances
+
+    monkeypatch.setattr(_graph_wide, "settle", spy)
+    points = jnp.asarray(rng.normal(size=(1690, 30)), jnp.float32)
+    search = _graph_search.ExactSearch(points, 10, "euclidean", None)
+    table, options = search._table, search._search.keywords
+    rows = _graph_search.tile_rows(0, 1, 256)
+    _graph_wide.search.__wrapped__(table, rows, k=10, **options)
+    assert len(seen) == 1
+    assert seen[0].mean() > 0.99
+
+
+def test_halves_leave_out_a_millionth(rng):
+    values = jnp.asarray(np.exp(rng.normal(size=(100, 7), scale=9)), jnp.float32)
+    high, low = (np.asarray(half, np.float64) for half in _graph_wide.halves(values))
+    assert np.abs(high + low - values).max(initial=0, where=np.ones((100, 7), bool)) >= 0
+    assert (np.abs(high + low - values) <= 2.0**-17 * values).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e15])
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_sums_are_those_of_float64_whatever_the_order(rng, columns, scale):
+    values = (rng.normal(size=(5000, *columns)) ** 3 * scale).astype(np.float32)
+    rows = rng.integers(0, 41, 5000)  # the last is beyond the rows
+    expected = np.zeros((41, *columns))
+    np.add.at(expected, rows, values.astype(np.float64))
+    top, most = jnp.max(jnp.abs(values), axis=0), int(np.bincount(rows).max())
+    order = rng.permutation(5000)
+    first, second = (
+        _sums._in_any_order(jnp.asarray(values[o]), jnp.asarray(rows[o]), 40, most, top, False)
+        for o in (np.arange(5000), order)
+    )
+    np.testing.assert_array_equal(first, second)
+    largest = np.abs(values).max()
+    np.testing.assert_allclose(first, expected[:40], rtol=3e-7, atol=1e-7 * largest)
+
+
+def test_sums_of_nothing_are_zero():
+    rows = jnp.zeros(4, jnp.int32)
+    found = _sums._in_any_order(jnp.zeros(4), rows, 2, 4, jnp.zeros(()), True)
+    assert found.tolist() == [0, 0]

@@ -1,0 +1,159 @@
+"""The exact search's first scan on an accelerator: wide tiles, products of halved numbers."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from ._distance import varying_with
+from ._graph_exact import (
+    SPARE,
+    Table,
+    class_range,
+    flat,
+    group_count,
+    keys_between,
+    settle,
+    smallest,
+)
+from ._types import Array
+
+ROWS = 4096  # queries of a tile: below, the start of a program costs more than what it does
+_WIDER = 8  # times the bytes of a CPU's tile
+CHUNK_FLOPS = 4e13  # work between two looks at the host
+LEAST_POINTS = 1 << 14  # for fewer the tiles of a CPU will do
+CANDIDATES = 1536  # of a query, about
+_LARGEST_GROUP, _LEAST_GROUP = 64, 8
+_GATHERED_NUMBERS = 1 << 28  # coordinates of candidates measured in one go: 1 GiB if they are kept
+_DOUBTFUL, _DOUBTFUL_COLUMNS = 64, 8192  # of `settle`
+
+
+def is_meant_for(n: int, k: int) -> bool:
+    """Whether n points are enough for this scan."""
+    return n >= max(LEAST_POINTS, 2 * group_size(k) * n_groups(k))
+
+
+def group_size(k: int) -> int:
+    """Columns of a group, a power of two: with the groups of a query about 1,536 candidates."""
+    size = _LARGEST_GROUP
+    while size > _LEAST_GROUP and size * n_groups(k) > CANDIDATES:
+        size //= 2
+    return size
+
+
+def n_groups(k: int) -> int:
+    """Groups of a query whose points are measured."""
+    return k + 1 + SPARE
+
+
+def block_size(n: int, tile_bytes: int) -> int:
+    """Columns of a tile, whole groups; `tile_bytes` are those of a CPU's tile."""
+    return max(128, min(_WIDER * tile_bytes // (4 * ROWS), n + 127) // 128 * 128)
+
+
+def relative_rounding(e: int) -> float:
+    """Bound on the relative rounding of a product of halved numbers of length e.
+
+    A float32 is h + l + r, h and l bfloat16 and |r| at most 2^-18 of it. The product leaves out
+    l l' and all with r, each at most 2^-18 of |x| |y|; its sums round as in `_graph_exact`, but by
+    a whole unit, because matrix units may cut off instead of rounding.
+    """
+    terms = min(e, 10 * math.sqrt(e)) + 10
+    return float(jnp.finfo(jnp.float32).eps) * terms + 3 * 2.0**-18
+
+
+def halves(values: Float[Array, "n e"]) -> tuple[Array, Array]:
+    """h and l in bfloat16, whose sum is each value up to 2^-18 of it."""
+    # Behind the barrier, because XLA may take the difference of a number and itself, rounded to
+    # fewer bits, for zero.
+    high = lax.optimization_barrier(values.astype(jnp.bfloat16))
+    return high, (values - high.astype(values.dtype)).astype(jnp.bfloat16)
+
+
+@partial(jax.jit, static_argnames=("k", "block", "by_class"))
+def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: int, by_class: bool):
+    r"""As `_graph_exact.search`: points and Euclidean distances of the k nearest of each query.
+
+    Scores |y|^2 - 2 x . y of a tile come from one product of bfloat16 numbers,
+
+        x . y = (h, h, l) . (h', l', h') + O(2^-18 |x| |y|),
+
+    and of every group of neighboring columns only the least is kept. The points of the groups of
+    the least scores are measured by differences. As long as no other group can hold a neighbor,
+    these are the nearest; the queries for which rounding leaves that open are settled as ever.
+    """
+    e, n = table.points.shape[1], table.n_points
+    size, count = group_size(k), n_groups(k)
+    last = table.codes.shape[0] - 1
+    rounding = relative_rounding(e)
+    everything = table.points - table.center[None, :]
+    square = jnp.sum(everything * everything, axis=1)
+    extra = jnp.pad(
+        jnp.where(table.codes < 0, jnp.inf, square), (0, block), constant_values=jnp.inf
+    )
+    codes_of_columns = jnp.pad(table.codes, (0, block), constant_values=-1)
+    high, low = halves(-2 * everything)
+    columns = jnp.pad(jnp.concatenate([high, low, high], axis=1), ((0, block), (0, 0)))
+    most_blocks = -(-n // block)
+
+    def tile(own):
+        codes, x = table.codes[own], table.points[own]
+        high, low = halves(x - table.center[None, :])
+        query = jnp.concatenate([high, high, low], axis=1)
+        lo, hi = class_range(table, own) if by_class else (0, n)
+
+        def scan_block(b, minima):
+            part, more = (
+                lax.dynamic_slice_in_dim(values, lo + b * block, block)
+                for values in (columns, extra)
+            )
+            score = jnp.matmul(query, part.T, preferred_element_type=x.dtype) + more[None, :]
+            if by_class:
+                other = lax.dynamic_slice_in_dim(codes_of_columns, lo + b * block, block)
+                score = jnp.where(codes[:, None] == other[None, :], score, jnp.inf)
+            of_groups = jnp.min(score.reshape(own.shape[0], -1, size), axis=2)
+            return lax.dynamic_update_slice_in_dim(minima, of_groups, b * (block // size), axis=1)
+
+        width = most_blocks * (block // size)
+        minima = varying_with(jnp.full((own.shape[0], width), jnp.inf, x.dtype), x)
+        n_blocks = -(-(hi - lo) // block)
+        minima = lax.fori_loop(0, n_blocks, scan_block, minima)
+        values, groups = smallest(minima, count, group_count(width, count))
+        # In their order, so that of equal distances the lower index comes first.
+        groups = jnp.sort(groups, axis=1)
+        found = lo + size * groups[:, :, None] + jnp.arange(size, dtype=jnp.int32)[None, None, :]
+        found = found.reshape(own.shape[0], -1)
+        there = jnp.minimum(found, last)
+        same = codes[:, None] == table.codes[there] if by_class else table.codes[there] >= 0
+        same = same & (found <= last) & (found != own[:, None])
+        keys = jnp.where(same, _keys(x, table.points, there), jnp.inf)
+        negative, place = lax.top_k(-keys, k)
+        distances = -negative
+        there = jnp.take_along_axis(there, place, axis=1)
+        points = jnp.where(jnp.isinf(distances), n, table.index[there])
+        kth = distances[:, -1]
+        slack = 4 * rounding * (jnp.sqrt(square[own]) + kth) ** 2
+        proven = values[:, -1] + square[own] > kth * kth + slack
+        proven = proven | jnp.isinf(values[:, -1]) | (codes < 0)
+        return points, distances, proven, there[:, 0]
+
+    points, distances, proven, nearest = flat(lax.map(tile, queries))
+    rows, longest = queries.ravel(), jnp.zeros((), square.dtype)
+    found = points, distances, proven, nearest
+    width = {"few": _DOUBTFUL, "most_columns": _DOUBTFUL_COLUMNS}
+    return settle(table, rows, *found, longest, metric="euclidean", **width)
+
+
+def _keys(
+    x: Float[Array, "rows e"], points: Float[Array, "others e"], found: Int[Array, "rows c"]
+) -> Float[Array, "rows c"]:
+    """The distances of the rows `found` from each query, some queries at a time."""
+    rows = max(1, _GATHERED_NUMBERS // (found.shape[1] * points.shape[1]))
+    if rows >= found.shape[0]:
+        return keys_between(x[:, None, :], points[found])
+    return lax.map(
+        lambda row: keys_between(row[0][None, :], points[row[1]]), (x, found), batch_size=rows
+    )
