@@ -84,7 +84,6 @@ def test_ordinary_points_are_proven_by_the_scan(accelerated, monkeypatch, rng):
 def test_halves_leave_out_a_millionth(rng):
     values = jnp.asarray(np.exp(rng.normal(size=(100, 7), scale=9)), jnp.float32)
     high, low = (np.asarray(half, np.float64) for half in _graph_wide.halves(values))
-    assert np.abs(high + low - values).max(initial=0, where=np.ones((100, 7), bool)) >= 0
     assert (np.abs(high + low - values) <= 2.0**-17 * values).all()
 
 

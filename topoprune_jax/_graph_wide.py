@@ -57,16 +57,16 @@ def block_size(n: int, tile_bytes: int) -> int:
 def relative_rounding(e: int) -> float:
     """Bound on the relative rounding of a product of halved numbers of length e.
 
-    A float32 is h + l + r, h and l bfloat16 and |r| at most 2^-18 of it. The product leaves out
-    l l' and all with r, each at most 2^-18 of |x| |y|; its sums round as in `_graph_exact`, but by
-    a whole unit, because matrix units may cut off instead of rounding.
+    A float32 is h + l + r, h and l bfloat16, |l| at most 2^-8 of it and |r| 2^-17. The product
+    leaves out l l', at most 2^-16 |x| |y|, and what has r, as much once more; its sums round as in
+    `_graph_exact`, but by a whole unit, because matrix units may cut off instead of rounding.
     """
     terms = min(e, 10 * math.sqrt(e)) + 10
-    return float(jnp.finfo(jnp.float32).eps) * terms + 3 * 2.0**-18
+    return float(jnp.finfo(jnp.float32).eps) * terms + 2.0**-15
 
 
 def halves(values: Float[Array, "n e"]) -> tuple[Array, Array]:
-    """h and l in bfloat16, whose sum is each value up to 2^-18 of it."""
+    """h and l in bfloat16, whose sum is each value up to 2^-17 of it."""
     # Behind the barrier, because XLA may take the difference of a number and itself, rounded to
     # fewer bits, for zero.
     high = lax.optimization_barrier(values.astype(jnp.bfloat16))
@@ -79,7 +79,7 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
 
     Scores |y|^2 - 2 x . y of a tile come from one product of bfloat16 numbers,
 
-        x . y = (h, h, l) . (h', l', h') + O(2^-18 |x| |y|),
+        x . y = (h, h, l) . (h', l', h') + O(2^-15 |x| |y|),
 
     and of every group of neighboring columns only the least is kept. The points of the groups of
     the least scores are measured by differences. As long as no other group can hold a neighbor,

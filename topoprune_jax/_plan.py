@@ -23,7 +23,8 @@ _GIVEN = "given"
 _MARGIN = 1.25  # by which a plan may be too high; only what is hopeless is refused
 _FEWER_FEATURES = 64
 _FEWER_NEIGHBORS = 8
-_COMPILATIONS = 50.0  # of all programs of a ranking, in units of the four that measure the speed
+# Of all programs of a ranking, in units of the four that measure the speed.
+_COMPILATIONS, _COMPILATIONS_ON_ACCELERATORS = 50.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ def plan(
     Seconds are the counted work of every stage, namely arithmetic of matrix products, bytes from
     and to memory, operations within the cache and steps that wait for one another, divided by the
     rates at which the device does each of them, which takes about a second to measure, once a
-    process. How much of each kind a stage does was fitted to measurements on a CPU; on an
-    accelerator take the seconds for an order of magnitude.
+    process. How much of each kind a stage does was fitted to measurements on a CPU and, at one
+    size, on one H100; on other accelerators take the seconds for an order of magnitude.
 
     **Arguments:**
 
@@ -201,7 +202,8 @@ def plan(
         d=problem.d,
         device=device.device_kind,
         stages=made,
-        compilation_seconds=_COMPILATIONS * speed.compilation,
+        compilation_seconds=speed.compilation
+        * (_COMPILATIONS if device.platform == "cpu" else _COMPILATIONS_ON_ACCELERATORS),
         host_bytes=round(host_bytes(problem, device.platform)),
         free_bytes=free,
         remedy="" if free is None or peak <= free else _remedy(problem, device, free),

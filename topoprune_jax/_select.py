@@ -52,7 +52,8 @@ def select(
     where v_j are the `weights`, 1 unless given, and r_j in [0, 1) is the rank of score j among its
     class (or its stratum, or all samples) divided by their number. F is monotone and submodular,
     so that the greedy set is within 1 - 1/e of the best (Nemhauser, Wolsey, Fisher 1978). The
-    greedy is exact: each pick has the largest gain of all, equal gains go to the lower index. The
+    greedy is exact: each pick has the largest gain of all, equal gains go to the lower index (on an
+    accelerator gains are whole numbers of a unit, 2^-30 of the largest). The
     order runs on through all samples, so that one order serves every ratio and what is kept at 0.9
     is part of what is kept at 0.8.
 

@@ -36,9 +36,12 @@ _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 3.0  # times that the coordinates are moved for a center
 _EVALUATIONS, _FIRST_EVALUATIONS = 4.3, 8.0  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 0.6  # operations for a bound
-# Of the wide search of an accelerator.
-_HALVES = 6.0  # numbers for a feature
+# Of an accelerator, fitted to 50,000 x 128 on one H100 (benchmarks/results/scale.json).
+_HALVES = 6.0  # numbers for a feature in the wide search
 _OF_MATRIX_UNITS = 0.25  # of the time of a product in float32
+_ABREAST, _PATCHES_ABREAST = 50.0, 5.0  # rates of operations, in units of that on a few numbers
+_ROUNDS_OF_PICKS = 5.0  # of the greedy; times n^(1/4): 43, 63 and 75 for 5,000, 20,000 and 50,000
+_ROUND, _STEPS_OF_ROUND = 60.0, 15.0  # bytes for an edge, sequential steps
 
 
 class Problem(NamedTuple):
@@ -99,18 +102,24 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
     else:
         several.append(_of_strata(p))
         if p.chooses_beta:
-            several.append(_of_beta(p))
-    several.append(_of_selection(p))
+            several.append(_of_beta(p, platform))
+    several.append(_of_selection(p, platform))
     if platform != "cpu":
         # What reads the features is the host's; the device holds the result.
         several[0] = several[0]._replace(work_bytes=several[0].kept_bytes)
-        return several
+        return [_abreast(stage) for stage in several]
     # The compiler and its programs are there from the first stage on.
     several[0] = several[0]._replace(
         work_bytes=several[0].work_bytes + PROGRAM_BYTES,
         kept_bytes=several[0].kept_bytes + PROGRAM_BYTES,
     )
     return several
+
+
+def _abreast(stage: Stage) -> Stage:
+    """The same with operations on many numbers at a time: their rate is that on a few."""
+    share = _PATCHES_ABREAST if stage.name == "complexity" else _ABREAST
+    return stage._replace(work=stage.work._replace(operations=stage.work.operations / share))
 
 
 def host_bytes(problem: Problem, platform: str) -> float:
@@ -375,10 +384,10 @@ def _of_strata(p: Problem) -> Stage:
     return _stage("strata", p.n * (_strata.N_STRATA + 3.0 + c), float(p.n), work)
 
 
-def _of_beta(p: Problem) -> Stage:
+def _of_beta(p: Problem, platform: str) -> Stage:
     """The greedy of a tenth of the picks for several betas, and the nearest of what it keeps."""
     picks = p.n / 10
-    once = _greedy_work(p, picks, _FIRST_EVALUATIONS)
+    once = _greedy_work(p, picks, _FIRST_EVALUATIONS, platform)
     once = once._replace(
         flops=2.0 * min(p.n, _beta._SAMPLES) * picks * p.d,
         streamed=once.streamed + 3.0 * _NUMBER * p.n * p.d,
@@ -388,8 +397,9 @@ def _of_beta(p: Problem) -> Stage:
     return _stage("beta", held, 0.0, work)
 
 
-def _of_selection(p: Problem) -> Stage:
-    return _stage("selection", _greedy_numbers(p), 3.0 * p.n, _greedy_work(p, p.n, _EVALUATIONS))
+def _of_selection(p: Problem, platform: str) -> Stage:
+    work = _greedy_work(p, p.n, _EVALUATIONS, platform)
+    return _stage("selection", _greedy_numbers(p), 3.0 * p.n, work)
 
 
 def _greedy_numbers(p: Problem) -> float:
@@ -397,8 +407,12 @@ def _greedy_numbers(p: Problem) -> float:
     return 9.0 * p.n * p.k + 8.0 * p.n
 
 
-def _greedy_work(p: Problem, picks: float, evaluations: float) -> Work:
-    """Every evaluation is a step that looks through a few rows of a cube of n bounds."""
+def _greedy_work(p: Problem, picks: float, evaluations: float, platform: str) -> Work:
+    """Every evaluation is a step that looks through a few rows of a cube of n bounds; a round of an
+    accelerator looks at all edges."""
+    if platform != "cpu":
+        rounds = _ROUNDS_OF_PICKS * p.n**0.25
+        return Work(streamed=_ROUND * rounds * p.n * p.k, steps=_STEPS_OF_ROUND * rounds)
     steps = evaluations * picks
     return Work(
         streamed=40.0 * p.n * p.k,
