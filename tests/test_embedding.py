@@ -17,6 +17,7 @@ def digits_set(digits):
     return tp.fuzzy_simplicial_set(tp.knn_graph(digits[0]))
 
 
+@pytest.mark.slow
 def test_trustworthiness_is_umap_learns(digits, digits_set):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

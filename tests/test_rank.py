@@ -70,6 +70,7 @@ def test_rounding_moves_hardly_a_pick(digits, ranking, free_ranking):
         assert len(np.intersect1d(other.kept, answer.kept)) >= 175
 
 
+@pytest.mark.slow
 def test_rounding_moves_hardly_a_pick_in_separate_clusters(rng):
     """More clusters than coordinates: each has all of them, and patches end where it ends."""
     n, several = 1600, 20

@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -359,11 +360,56 @@ def test_rounds_by_hand_with_hubs_ties_and_nan(monkeypatch, rng):
     test_order_ends_and_is_a_permutation_even_with_nan(rng)
 
 
-def test_rounds_end_with_the_picks_that_are_asked_for(digits):
+def test_rounds_end_with_the_picks_that_are_asked_for(digits, monkeypatch):
     points = jnp.asarray(digits[0][:600])
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
     zeros = jnp.zeros(600, jnp.int32)
-    every = _coverage._in_rounds(fuzzy_set, jnp.ones(600), zeros, 600)
-    some = _coverage._in_rounds(fuzzy_set, jnp.ones(600), zeros, 60)
+    calls = []
+    monkeypatch.setattr(_coverage, "_ROUNDS_PER_CALL", 3)
+    every = _coverage.greedy_in_rounds(
+        fuzzy_set, jnp.ones(600), zeros, progress=lambda *call: calls.append(call)
+    )
+    assert calls[0] == ("selection", 0, 600)
+    assert calls[-1] == ("selection", 600, 600)
+    assert len(calls) > 4
+    some = _coverage.greedy_in_rounds(fuzzy_set, jnp.ones(600), zeros, n_picks=60)
     np.testing.assert_array_equal(some[:60], every[:60])
     assert sorted(some.tolist()) == list(range(600))
+
+
+WEIGHTS = {
+    "huge": [1e38] * 200,
+    "tiny": [1e-37] * 200,
+    "infinite": [np.inf] * 200,
+    "negative": [-1.0] * 200,
+    "none": [0.0] * 200,
+    "some": [0.0] * 150 + [1e30] * 30 + [1e-30] * 20,
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_rounds_end_whatever_the_weights(weights, rng):
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(200, 3)), n_neighbors=5))
+    codes = jnp.zeros(200, jnp.int32)
+    order = jax.jit(_coverage.greedy_in_rounds)(fuzzy_set, jnp.asarray(weights), codes)
+    assert sorted(order.tolist()) == list(range(200))
+    if weights == WEIGHTS["none"]:
+        assert order.tolist() == list(range(200))
+
+
+def test_rounds_end_where_the_ends_of_edges_disagree(rng):
+    """Memberships that another program rounded otherwise at one end."""
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(200, 3)), n_neighbors=5))
+    shaken = fuzzy_set.memberships * (1 + 1e-6 * rng.normal(size=(200, 5)).astype(np.float32))
+    fuzzy_set = eqx.tree_at(lambda s: s.memberships, fuzzy_set, shaken)
+    order = _coverage.greedy_in_rounds(fuzzy_set, jnp.ones(200), jnp.zeros(200, jnp.int32))
+    assert sorted(order.tolist()) == list(range(200))
+
+
+def test_rounds_in_float64_and_vmapped(rng, x64, monkeypatch):
+    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
+    points = rng.normal(size=(3, 120, 5))
+    several = jax.vmap(lambda x: tp.rank(x, 0.5, beta=1.0).kept)(jnp.asarray(points))
+    assert several.shape == (3, 60)
+    assert all(len(set(kept.tolist())) == 60 for kept in several)
+    assert tp.rank(points[0], 0.5).kept.shape == (60,)

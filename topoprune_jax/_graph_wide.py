@@ -28,6 +28,7 @@ LEAST_POINTS = 1 << 14  # for fewer the tiles of a CPU will do
 CANDIDATES = 1536  # of a query, about
 _LARGEST_GROUP, _LEAST_GROUP = 64, 8
 _GATHERED_NUMBERS = 1 << 28  # coordinates of candidates measured in one go: 1 GiB if they are kept
+_AGAIN, _MORE = 256, 8  # queries that are looked at again in one go, and times as many groups
 _DOUBTFUL, _DOUBTFUL_COLUMNS = 64, 8192  # of `settle`
 
 
@@ -83,7 +84,8 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
 
     and of every group of neighboring columns only the least is kept. The points of the groups of
     the least scores are measured by differences. As long as no other group can hold a neighbor,
-    these are the nearest; the queries for which rounding leaves that open are settled as ever.
+    these are the nearest; of the queries for which rounding leaves that open, those of eight times
+    as many groups are measured, and what is still open is settled as ever.
     """
     e, n = table.points.shape[1], table.n_points
     size, count = group_size(k), n_groups(k)
@@ -98,6 +100,7 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
     high, low = halves(-2 * everything)
     columns = jnp.pad(jnp.concatenate([high, low, high], axis=1), ((0, block), (0, 0)))
     most_blocks = -(-n // block)
+    offsets = jnp.arange(size, dtype=jnp.int32)
 
     def tile(own):
         codes, x = table.codes[own], table.points[own]
@@ -121,24 +124,47 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
         minima = varying_with(jnp.full((own.shape[0], width), jnp.inf, x.dtype), x)
         n_blocks = -(-(hi - lo) // block)
         minima = lax.fori_loop(0, n_blocks, scan_block, minima)
-        values, groups = smallest(minima, count, group_count(width, count))
-        # In their order, so that of equal distances the lower index comes first.
-        groups = jnp.sort(groups, axis=1)
-        found = lo + size * groups[:, :, None] + jnp.arange(size, dtype=jnp.int32)[None, None, :]
-        found = found.reshape(own.shape[0], -1)
-        there = jnp.minimum(found, last)
-        same = codes[:, None] == table.codes[there] if by_class else table.codes[there] >= 0
-        same = same & (found <= last) & (found != own[:, None])
-        keys = jnp.where(same, _keys(x, table.points, there), jnp.inf)
-        negative, place = lax.top_k(-keys, k)
-        distances = -negative
-        there = jnp.take_along_axis(there, place, axis=1)
-        points = jnp.where(jnp.isinf(distances), n, table.index[there])
-        kth = distances[:, -1]
-        slack = 4 * rounding * (jnp.sqrt(square[own]) + kth) ** 2
-        proven = values[:, -1] + square[own] > kth * kth + slack
-        proven = proven | jnp.isinf(values[:, -1]) | (codes < 0)
-        return points, distances, proven, there[:, 0]
+
+        def nearest_of(slots, n_groups):
+            """Of some queries, from the points of so many groups."""
+            few, minima_of_few = own[slots], minima[slots]
+            values, groups = smallest(minima_of_few, n_groups, group_count(width, n_groups))
+            # In their order, so that of equal distances the lower index comes first.
+            groups = jnp.sort(groups, axis=1)
+            found = lo + size * groups[:, :, None] + offsets[None, None, :]
+            found = found.reshape(few.shape[0], -1)
+            there = jnp.minimum(found, last)
+            of_query, of_candidate = table.codes[few][:, None], table.codes[there]
+            same = of_query == of_candidate if by_class else of_candidate >= 0
+            same = same & (found <= last) & (found != few[:, None])
+            keys = jnp.where(same, _keys(table.points[few], table.points, there), jnp.inf)
+            negative, place = lax.top_k(-keys, k)
+            distances = -negative
+            there = jnp.take_along_axis(there, place, axis=1)
+            points = jnp.where(jnp.isinf(distances), n, table.index[there])
+            kth, length = distances[:, -1], square[few]
+            slack = 4 * rounding * (jnp.sqrt(length) + kth) ** 2
+            proven = values[:, -1] + length > kth * kth + slack
+            proven = proven | jnp.isinf(values[:, -1]) | (of_query[:, 0] < 0)
+            return points, distances, proven, there[:, 0]
+
+        every = jnp.arange(own.shape[0], dtype=jnp.int32)
+        found = nearest_of(every, count)
+        # Clusters that are tight against their distance from the center leave many in question,
+        # which a second look at more groups answers for less than `settle` does.
+        doubtful = jnp.argsort(found[2], stable=True).astype(jnp.int32)
+        n_doubtful = jnp.sum(~found[2], dtype=jnp.int32)
+        few = min(_AGAIN, own.shape[0])
+        more = min(_MORE * count, width)
+
+        def look_again(state):
+            done, found = state
+            slots = lax.dynamic_slice_in_dim(doubtful, jnp.minimum(done, own.shape[0] - few), few)
+            new = nearest_of(slots, more)
+            return done + few, jax.tree.map(lambda a, b: a.at[slots].set(b), found, new)
+
+        start = (varying_with(jnp.zeros((), jnp.int32), x), found)
+        return lax.while_loop(lambda state: state[0] < n_doubtful, look_again, start)[1]
 
     points, distances, proven, nearest = flat(lax.map(tile, queries))
     rows, longest = queries.ravel(), jnp.zeros((), square.dtype)

@@ -22,9 +22,9 @@ from ._steps import Steps
 from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
 
-_BATCH = 256  # patches of one host call, fewer where their distances would take more than 16 MiB
-_ACCELERATOR_BATCH = 1 << 12  # of patches at a time where nothing calls the host; up to 256 MiB
-_LARGEST_BATCHED = 1 << 14  # numbers of a patch's distances, beyond which fewer are batched
+BATCH = 256  # patches of one host call, fewer where their distances would take more than 16 MiB
+ACCELERATOR_BATCH = 1 << 12  # of patches at a time where nothing calls the host; up to 256 MiB
+LARGEST_BATCHED = 1 << 14  # numbers of a patch's distances, beyond which fewer are batched
 _PATCHES_PER_CALL = 16384
 _SHARED_CALL_BYTES = 1 << 16
 
@@ -111,7 +111,7 @@ def structural_complexity(
     measure = _Measure(dims, power, method, n_steps, step_size, reduction)
     is_free = mesh is None and _calls_no_host(measure)
     if mesh is None:
-        batch = _ACCELERATOR_BATCH if is_free and not backend.is_cpu() else _BATCH
+        batch = ACCELERATOR_BATCH if is_free and not backend.is_cpu() else BATCH
         score = partial(_score_patches, measure=measure, batch=batch)
     else:
         score = partial(_score_on, mesh, measure=measure)
@@ -190,7 +190,7 @@ def _score_on(
     neighbors = jnp.pad(neighbors, ((0, spare), (0, 0)), constant_values=n)
     m = neighbors.shape[1] + 1
     # Larger arguments of host calls on several CPU devices at a time can block each other.
-    batch = _BATCH if _calls_no_host(measure) else max(1, _SHARED_CALL_BYTES // (2 * m * m))
+    batch = BATCH if _calls_no_host(measure) else max(1, _SHARED_CALL_BYTES // (2 * m * m))
     specs = (WHOLE, SPLIT, SPLIT), SPLIT
     given = points, place, neighbors
     found = on_shares(mesh, _scores, *specs, *given, measure=measure, batch=batch)
@@ -232,7 +232,7 @@ def _scores(
         return displacement(patch, indices == indices[0])
 
     rows, m = patches.shape
-    batch = max(1, min(batch, rows, batch * _LARGEST_BATCHED // m**2))
+    batch = max(1, min(batch, rows, batch * LARGEST_BATCHED // m**2))
     # `map` would compile a remainder on its own.
     padded = jnp.pad(patches, ((0, -rows % batch), (0, 0)))
     return lax.map(score, padded, batch_size=batch)[:rows]

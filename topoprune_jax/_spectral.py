@@ -25,6 +25,7 @@ _COMPONENTS = 16
 _FIRST_CUT = 0.6  # eigenvalues of the adjacency below this are damped in the first round
 _CUT_RANGE = (-0.5, 0.99)
 _EDGES = 1 << 16  # that only one end lists, looked at in one go
+_BLOCKS_AT_ONCE = 64  # of them on an accelerator
 _SAMPLE = 1 << 16  # points that the axes of `principal_guess` are fitted to
 _TILE = 1 << 8
 _APART = 8.0  # standard deviations of a component between the places of two, about
@@ -254,13 +255,22 @@ def low_eigenvectors(
         def in_blocks(out, y):
             return lax.scan(add_back, out, back)[0]
 
-        def at_once(out, y):
-            i, j, mu = (edges.ravel() for edges in back)
-            limits = {"most": most, "top": jnp.max(jnp.abs(y), axis=0)}
-            return out + sums_by_row(mu[:, None] * y[j], i, n, **limits, is_sorted=True)
+        def many_at_once(out, y):
+            limits = {"most": most, "top": jnp.max(jnp.abs(y), axis=0), "is_sorted": True}
+
+            def add_many(out, edges):
+                i, j, mu = (values.ravel() for values in edges)
+                return out + sums_by_row(mu[:, None] * y[j], i, n, **limits), None
+
+            together = min(_BLOCKS_AT_ONCE, back[0].shape[0])
+            whole = back[0].shape[0] // together * together
+            first = tuple(edges[:whole].reshape(-1, together, edges.shape[1]) for edges in back)
+            out = lax.scan(add_many, out, first)[0]
+            rest = tuple(edges[whole:] for edges in back)
+            return add_many(out, rest)[0] if rest[0].shape[0] else out
 
         out, _ = lax.scan(add, jnp.zeros_like(y), (own.T, fuzzy_set.memberships.T))
-        out = lax.platform_dependent(out, y, cpu=in_blocks, default=at_once)
+        out = lax.platform_dependent(out, y, cpu=in_blocks, default=many_at_once)
         return out * inverse[:, None]
 
     def filtered(x, cut):

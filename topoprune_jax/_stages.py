@@ -18,7 +18,6 @@ from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
 _BETAS = 5  # that `choose_beta` tries at most
-_PATCH_NUMBERS = 1 << 22  # pairs of points of the patches that are scored in one go, at most
 # What the compiler and its programs hold on a CPU.
 PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
@@ -334,7 +333,8 @@ def _of_complexity(p: Problem, platform: str, lanes: int) -> Stage:
     c = p.e or p.c
     is_by_boxes = c <= boxes._MAX_FEATURES and n >= boxes._MIN_POINTS and m <= boxes._MAX_NEIGHBORS
     work = Work(operations=_PATCH * n * m * m)
-    scoring = lanes * 3.0 * min(_score._BATCH, _PATCH_NUMBERS // m**2) * m * m
+    batch = _score.BATCH if platform == "cpu" else _score.ACCELERATOR_BATCH
+    scoring = lanes * 3.0 * min(batch * m * m, batch * _score.LARGEST_BATCHED)
     if is_by_boxes:
         part = min(n, boxes._TILES_PER_CALL * boxes._SIZE)
         numbers = n * (3 * c + 13.0) + lanes * 4.0 * part * m

@@ -1,0 +1,78 @@
+"""What only accelerators run, run here: each against what a CPU runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import topoprune_jax as tp
+from topoprune_jax import _backend, _embedding, _spectral
+
+
+@pytest.fixture
+def accelerated(monkeypatch):
+    """As if an accelerator computed: the other branch wherever a program has one."""
+    jax.clear_caches()
+    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
+    monkeypatch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    yield
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+@pytest.fixture
+def points(rng):
+    """Along a bent strip, whose eigenvectors are told apart."""
+    along, across = 9 * rng.uniform(size=400), rng.uniform(size=400)
+    columns = [np.cos(along), np.sin(along), along, across]
+    noise = 0.1 * rng.normal(size=(400, 4))
+    return jnp.asarray(np.stack(columns, axis=1) + noise, jnp.float32)
+
+
+def results(points):
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
+    labels = np.arange(400) % 3
+    start = tp.principal_components(points, 2, key=jax.random.key(1))
+    options = tp.EmbeddingOptions(n_epochs=2)
+    return {
+        "degrees": fuzzy_set.degrees,
+        "agreement": tp.class_agreement(fuzzy_set, labels),
+        "manifold": tp.spectral_embedding(fuzzy_set, 4),
+        "embedding": tp.embed(fuzzy_set, options, start=start, key=jax.random.key(0)),
+        "scores": tp.structural_complexity(points, patch_size=12),
+    }
+
+
+def test_stages_are_those_of_a_cpu(points, monkeypatch, request):
+    expected = results(points)
+    # Several blocks, the last of which reaches back.
+    monkeypatch.setattr(_embedding, "_ACCELERATOR_BLOCK", 900)
+    monkeypatch.setattr(_spectral, "_EDGES", 300)
+    monkeypatch.setattr(_spectral, "_BLOCKS_AT_ONCE", 2)
+    request.getfixturevalue("accelerated")
+    found = results(points)
+    for name, tolerance in [
+        ("degrees", 1e-6),
+        ("agreement", 1e-6),
+        ("manifold", 2e-3),
+        ("embedding", 1e-3),
+        ("scores", 1e-5),
+    ]:
+        size = float(jnp.max(jnp.abs(expected[name])))
+        np.testing.assert_allclose(found[name], expected[name], atol=tolerance * size, err_msg=name)
+
+
+def test_a_ranking_is_nearly_that_of_a_cpu(points, request):
+    expected = tp.rank(points, 0.8)
+    request.getfixturevalue("accelerated")
+    found = tp.rank(points, 0.8)
+    assert len(np.intersect1d(found.kept, expected.kept)) >= 0.9 * 80
+    assert sorted(found.order.tolist()) == list(range(400))
+
+
+def test_edges_in_any_order_give_the_same_bits(points, accelerated):
+    """Those of the rows that come together, told by the sums of their forces."""
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
+    one, same = (tp.embed(fuzzy_set, key=jax.random.key(3)) for _ in range(2))
+    np.testing.assert_array_equal(one, same)
