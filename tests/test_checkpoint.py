@@ -337,7 +337,7 @@ def test_another_ratio_only_reads_the_features(features, expected, stopped, tmp_
         ({"key": jax.random.key(1)}, "another key"),
         ({"normalize": False}, "other features, normalize True there and False here"),
         ({"neighbors": "blocks"}, "neighbors exact there and blocks here"),
-        ({"embedding": tp.EmbeddingOptions()}, "embedding.n_epochs 15 there and 120 here"),
+        ({"embedding": tp.EmbeddingOptions()}, "embedding.n_epochs 15 there and None here"),
     ],
 )
 def test_another_ranking_is_refused(features, stopped, options, differing):

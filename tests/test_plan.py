@@ -110,7 +110,7 @@ def _embedding():
     key = jax.eval_shape(lambda: jax.random.key(0))
     making = embedding._layout, (fuzzy_set(), start, key)
     layout = jax.eval_shape(making[0], *making[1])
-    options = {"options": tp.EmbeddingOptions(n_components=C), "n_epochs": 10}
+    options = {"options": tp.EmbeddingOptions(n_components=C, n_epochs=120), "n_epochs": 10}
     running = held((layout, z, z)), embedding._run, (layout, (z, z), 0, key), options
     return [(held(start), *making, {}), running]
 

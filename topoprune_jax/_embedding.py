@@ -1,5 +1,6 @@
 """The low-dimensional embedding of a fuzzy simplicial set: UMAP's model, a full-batch optimizer."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -32,6 +33,7 @@ _REVERSE_BLOCK = 1 << 10
 _TILE = 1 << 11
 _LISTING_PADDING = 1 << 15
 _ACCELERATOR_BLOCK = 1 << 22  # of reverse edges: there every block is a few launches
+_EPOCHS, _MORE_EPOCHS, _FEW_POINTS = 120, 200, 10_000
 _EPOCHS_PER_CALL = 10
 _START_EXTENT = 10.0  # umap-learn's
 _SHIFTS_AT_ONCE = 32  # whose forces are summed without rounding
@@ -52,7 +54,9 @@ class EmbeddingOptions(eqx.Module):
     - `n_components`: c, the dimension of the embedding, 1 to 64.
     - `min_dist`: distance up to which points count as together, in units of the embedding.
     - `spread`: scale on which membership decays in the embedding; at least `min_dist`.
-    - `n_epochs`: optimizer steps. Fewer than 50 leave clusters torn.
+    - `n_epochs`: optimizer steps; unless given 120, and 200 in up to 3 dimensions for up to 10,000
+      points, where they are cheap and points have little room to pass each other (umap-learn has
+      200 and 500). Fewer than 50 leave clusters torn.
     - `repulsion`: strength of the repulsive force, 1 in UMAP's model.
     - `n_negatives`: points that push each point in an epoch, as estimate of what all others do.
       Their choice is what makes two keys differ: more of them cost time and make the embedding
@@ -65,7 +69,7 @@ class EmbeddingOptions(eqx.Module):
     n_components: int = _option("n_components", 2)
     min_dist: float = _option("min_dist", 0.1)
     spread: float = _option("spread", 1.0)
-    n_epochs: int = _option("n_epochs", 120)
+    n_epochs: int | None = _option("n_epochs", None)
     repulsion: float = _option("repulsion", 1.0)
     n_negatives: int = _option("n_negatives", 64)
     start: str = eqx.field(static=True, default="spectral")
@@ -76,11 +80,19 @@ class EmbeddingOptions(eqx.Module):
         checks.check_number(
             self.min_dist, name="min_dist", low=0, high=self.spread, hint="It is at most `spread`."
         )
-        checks.check_count(self.n_epochs, name="n_epochs", low=0)
+        if self.n_epochs is not None:
+            checks.check_count(self.n_epochs, name="n_epochs", low=0)
         checks.check_number(self.repulsion, name="repulsion", low=0)
         checks.check_count(self.n_negatives, name="n_negatives", low=2)
         if self.start not in ("spectral", "random"):
             raise ValueError(f"`start` must be 'spectral' or 'random'; got {self.start!r}.")
+
+
+def n_epochs_of(options: EmbeddingOptions, n: int) -> int:
+    """Optimizer steps for n points."""
+    if options.n_epochs is not None:
+        return int(options.n_epochs)
+    return _MORE_EPOCHS if n <= _FEW_POINTS and options.n_components <= 3 else _EPOCHS
 
 
 def embed(
@@ -142,7 +154,8 @@ def embed(
     n = fuzzy_set.n_points
     order_key, start_key, epoch_key = jax.random.split(key, 3)
     initial = starting_points(fuzzy_set, options, start, start_key)
-    total = options.n_epochs
+    total = n_epochs_of(options, n)
+    options = dataclasses.replace(options, n_epochs=total)
     traced = any(checks.is_traced(leaf) for leaf in jax.tree.leaves((fuzzy_set, initial, key)))
     mesh = check_mesh(mesh, traced=traced)
     lanes = Lanes(() if mesh else (fuzzy_set.memberships, initial))
@@ -314,8 +327,9 @@ def _velocity(
     options: EmbeddingOptions,
 ) -> Float[Array, "c n"]:
     """By how much points move in epoch t."""
-    left = np.maximum(1 - np.arange(options.n_epochs + 1) / max(1, options.n_epochs), 0)
-    left = jnp.asarray(left, velocity.dtype)[jnp.minimum(t, options.n_epochs)]
+    total = _known_epochs(options)
+    left = np.maximum(1 - np.arange(total + 1) / max(1, total), 0)
+    left = jnp.asarray(left, velocity.dtype)[jnp.minimum(t, total)]
     # Quadratic in the rate: a long quiet end averages the noise of the repulsion away.
     rate, momentum = _LEARNING_RATE * left * left, _MOMENTUM * left
     force, stiffness = attraction
@@ -497,6 +511,12 @@ def _mean_push(
     return total / (2 * n_shifts)
 
 
+def _known_epochs(options: EmbeddingOptions) -> int:
+    """Of options in which `embed` has named them."""
+    assert options.n_epochs is not None
+    return int(options.n_epochs)
+
+
 def _n_shifts(options: EmbeddingOptions) -> int:
     """Each pairs a point with two others."""
     return -(-options.n_negatives // 2)
@@ -598,7 +618,7 @@ def _run_in(lanes: Lanes, layout: _Layout) -> Callable[..., Any]:
     degrees = layout.degrees
 
     def run(state, first: int, key: Key, *, options: EmbeddingOptions, n_epochs: int):
-        for t in range(first, min(first + n_epochs, options.n_epochs)):
+        for t in range(first, min(first + n_epochs, _known_epochs(options))):
             more = {"options": options, "tiles": (tile, n_tiles)}
             given = edges, state[0], key, np.int32(t)
             forces = [

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
-from ._embedding import EmbeddingOptions, check_options
+from ._embedding import EmbeddingOptions, check_options, n_epochs_of
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
 from ._lanes import lanes_on
@@ -291,7 +291,7 @@ def problem_of(
         neighbors=neighbors,
         class_sizes=class_sizes,
         chooses_beta=beta is None and not class_sizes,
-        n_epochs=int(embedding.n_epochs),
+        n_epochs=n_epochs_of(embedding, n),
         n_negatives=int(embedding.n_negatives),
     )
 
