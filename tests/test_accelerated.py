@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import topoprune_jax as tp
-from topoprune_jax import _backend, _embedding, _spectral
+from topoprune_jax import _backend, _embedding_forces, _spectral
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def results(points):
 def test_stages_are_those_of_a_cpu(points, monkeypatch, request):
     expected = results(points)
     # Several blocks, the last of which reaches back.
-    monkeypatch.setattr(_embedding, "_ACCELERATOR_BLOCK", 900)
+    monkeypatch.setattr(_embedding_forces, "_ACCELERATOR_BLOCK", 900)
     monkeypatch.setattr(_spectral, "_EDGES", 300)
     monkeypatch.setattr(_spectral, "_BLOCKS_AT_ONCE", 2)
     request.getfixturevalue("accelerated")

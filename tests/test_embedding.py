@@ -9,7 +9,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 import topoprune_jax as tp
-from topoprune_jax import _embedding
+from topoprune_jax import _embedding, _embedding_forces, _embedding_options
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,14 @@ def test_a_and_b_are_umap_learns(min_dist, spread):
         warnings.simplefilter("ignore")
         from umap.umap_ import find_ab_params
     np.testing.assert_allclose(
-        _embedding.fit_ab(min_dist, spread), find_ab_params(spread, min_dist), rtol=1e-5
+        _embedding_options.fit_ab(min_dist, spread), find_ab_params(spread, min_dist), rtol=1e-5
     )
 
 
 def test_attraction_by_hand():
     """One edge of weight 1: the force on either end is the gradient of log nu, toward the other."""
     graph = tp.NeighborGraph(jnp.asarray([[1], [0]]), jnp.ones((2, 1)))
-    layout = _embedding._layout(
+    layout = _embedding_forces.layout_of(
         tp.fuzzy_simplicial_set(graph), jnp.zeros((2, 2)), jax.random.key(0)
     )
     z = jnp.asarray([[0.0, 0.6], [0.0, 0.8]])
@@ -88,7 +88,7 @@ def test_attraction_by_hand():
         squared = jnp.sum((z[:, 0] - z[:, 1]) ** 2)
         return -jnp.log(1 + a * squared**b)
 
-    force, _ = _embedding._attraction(layout, z, a, b)
+    force, _ = _embedding_forces.attraction_on_all(layout, z, a, b)
     np.testing.assert_allclose(force, jax.grad(log_nu)(z), rtol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_attraction_by_hand():
 def test_attraction_counts_every_edge_of_both_its_ends(rng):
     """The force equals a plain double sum over the edges, one-way edges included."""
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(40, 3)), n_neighbors=4))
-    layout = _embedding._layout(fuzzy_set, jnp.zeros((40, 2)), jax.random.key(0))
+    layout = _embedding_forces.layout_of(fuzzy_set, jnp.zeros((40, 2)), jax.random.key(0))
     z = jnp.asarray(rng.normal(size=(2, 40)), jnp.float32)
     a, b = 1.5, 0.9
     i, j, mu = fuzzy_set.edges()
@@ -106,7 +106,7 @@ def test_attraction_counts_every_edge_of_both_its_ends(rng):
         squared = jnp.sum((z[:, i] - z[:, j]) ** 2, axis=0)
         return -jnp.sum(mu * jnp.log(1 + a * squared**b))
 
-    force, _ = _embedding._attraction(layout, z, a, b)
+    force, _ = _embedding_forces.attraction_on_all(layout, z, a, b)
     np.testing.assert_allclose(force, jax.grad(energy)(z), rtol=2e-4, atol=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_repulsion_is_the_mean_over_all_pairs(rng):
     z = jnp.asarray(3 * rng.normal(size=(2, 12)), jnp.float32)
     a, b = 1.5, 0.9
     keys = jax.random.split(jax.random.key(0), 3000)
-    mean = jnp.mean(jax.vmap(lambda k: _embedding._repulsion(z, a, b, k, 32))(keys), axis=0)
+    mean = jnp.mean(jax.vmap(lambda k: _embedding_forces.repulsion(z, a, b, k, 32))(keys), axis=0)
     difference = z[:, :, None] - z[:, None, :]
     squared = jnp.sum(difference**2, axis=0)
     gain = 2 * b / ((1e-3 + squared) * (1 + a * squared**b))
@@ -132,7 +132,7 @@ def test_more_negatives_estimate_the_repulsion_more_steadily(rng):
     keys = jax.random.split(jax.random.key(0), 200)
 
     def noise(n_shifts):
-        draws = jax.vmap(lambda k: _embedding._repulsion(z, 1.5, 0.9, k, n_shifts))(keys)
+        draws = jax.vmap(lambda k: _embedding_forces.repulsion(z, 1.5, 0.9, k, n_shifts))(keys)
         return float(jnp.sqrt(jnp.mean(jnp.var(draws, axis=0))))
 
     assert 3 < noise(4) / noise(64) < 5  # 4 for independent draws
@@ -239,29 +239,29 @@ def test_options_are_checked():
 
 @pytest.mark.parametrize("n", [2, 3, 100, 101, 350])
 def test_tiles_push_as_all_at_once(n, monkeypatch):
-    monkeypatch.setattr(_embedding, "_TILE", 100)  # one, two and four tiles, some not full
+    monkeypatch.setattr(_embedding_forces, "_TILE", 100)  # one, two and four tiles, some not full
     z = jax.random.normal(jax.random.key(0), (3, n))
     shifts = jax.random.randint(jax.random.key(1), (7,), 1, n)
-    tiled = _embedding._push_in_tiles(z, shifts, a=1.6, b=0.9)
-    at_once = _embedding._push_at_once(z, shifts, a=1.6, b=0.9)
+    tiled = _embedding_forces._push_in_tiles(z, shifts, a=1.6, b=0.9)
+    at_once = _embedding_forces._push_at_once(z, shifts, a=1.6, b=0.9)
     np.testing.assert_allclose(tiled, at_once, atol=1e-4)
-    together = jax.vmap(lambda s: _embedding._repulsion(z, 1.6, 0.9, s, 7))(
+    together = jax.vmap(lambda s: _embedding_forces.repulsion(z, 1.6, 0.9, s, 7))(
         jax.random.split(jax.random.key(2), 2)
     )
-    one = _embedding._repulsion(z, 1.6, 0.9, jax.random.split(jax.random.key(2), 2)[1], 7)
+    one = _embedding_forces.repulsion(z, 1.6, 0.9, jax.random.split(jax.random.key(2), 2)[1], 7)
     np.testing.assert_array_equal(together[1], one)
 
 
 @pytest.mark.parametrize("n_points", [pytest.param(60, marks=pytest.mark.slow), 250])
 def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
-    monkeypatch.setattr(_embedding, "_TILE", 100)
-    monkeypatch.setattr(_embedding, "_REVERSE_BLOCK", 64)
+    monkeypatch.setattr(_embedding_forces, "_TILE", 100)
+    monkeypatch.setattr(_embedding_forces, "_REVERSE_BLOCK", 64)
     points = np.random.default_rng(0).normal(size=(n_points, 4)).astype(np.float32)
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=6))
     start = jnp.asarray(points[:, :2])
-    layout = _embedding._layout.__wrapped__(fuzzy_set, start, jax.random.key(0))
+    layout = _embedding_forces.layout_of.__wrapped__(fuzzy_set, start, jax.random.key(0))
     a, b = 1.6, 0.9
-    force, stiffness = _embedding._attraction(layout, layout.start, a, b)
+    force, stiffness = _embedding_forces.attraction_on_all(layout, layout.start, a, b)
     z = np.asarray(layout.start.T[layout.place], np.float64)
     i, j, mu = fuzzy_set.edges()
     difference = z[i] - z[j]

@@ -13,7 +13,8 @@ import pytest
 
 import topoprune_jax as tp
 from topoprune_jax import (
-    _embedding,
+    _embedding_forces,
+    _embedding_runs,
     _graph_approximate,
     _graph_boxes,
     _graph_exact,
@@ -100,19 +101,19 @@ def test_searches_and_scores_are_the_same_to_the_bit(rng, small_calls, monkeypat
 @pytest.mark.parametrize("n_negatives", [10, 150])  # 150 are three groups of shifts
 @pytest.mark.parametrize("c", [1, 3])
 def test_embeddings_are_the_same_to_the_bit(rng, monkeypatch, n_negatives, c):
-    monkeypatch.setattr(_embedding, "_TILE", 32)
-    monkeypatch.setattr(_embedding, "_REVERSE_BLOCK", 64)
+    monkeypatch.setattr(_embedding_forces, "_TILE", 32)
+    monkeypatch.setattr(_embedding_forces, "_REVERSE_BLOCK", 64)
     points = rng.normal(size=(250, 5)).astype(np.float32)
     points[:40] = points[0]  # listed by many
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=7))
     options = tp.EmbeddingOptions(n_components=c, n_negatives=n_negatives, n_epochs=23)
     seen = set()
 
-    def forces(lane, *args, _forces=_embedding._forces, **more):
+    def forces(lane, *args, _forces=_embedding_runs._forces, **more):
         seen.add((int(lane), here()))
         return _forces(lane, *args, **more)
 
-    monkeypatch.setattr(_embedding, "_forces", forces)
+    monkeypatch.setattr(_embedding_runs, "_forces", forces)
     several = []
     for most in (1, 2, 3):
         monkeypatch.setattr(_lanes, "_MOST", most)
@@ -125,10 +126,10 @@ def test_embeddings_are_the_same_to_the_bit(rng, monkeypatch, n_negatives, c):
 
 def test_as_many_lanes_as_an_embedding_has_work_for():
     few, many = tp.EmbeddingOptions(), tp.EmbeddingOptions(n_negatives=5000)
-    assert _embedding._lanes_for(1000, few, 4) == 1
-    assert _embedding._lanes_for(10_000, few, 4) == 2
-    assert _embedding._lanes_for(100_000, few, 4) == 4
-    assert _embedding._lanes_for(100_000, many, 4) == 1
+    assert _embedding_runs.lanes_for(1000, few, 4) == 1
+    assert _embedding_runs.lanes_for(10_000, few, 4) == 2
+    assert _embedding_runs.lanes_for(100_000, few, 4) == 4
+    assert _embedding_runs.lanes_for(100_000, many, 4) == 1
 
 
 def test_progress_tells_what_is_finished(rng, small_calls):

@@ -15,7 +15,14 @@ import two_processes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import topoprune_jax as tp
-from topoprune_jax import _embedding, _features, _graph, _graph_boxes, _graph_exact, _spectral
+from topoprune_jax import (
+    _embedding_forces,
+    _features,
+    _graph,
+    _graph_boxes,
+    _graph_exact,
+    _spectral,
+)
 from topoprune_jax._mesh import check_mesh
 
 N = two_processes.N  # not divisible by 8
@@ -42,7 +49,7 @@ def assert_same(one, other):
 def small_tiles():
     """So that every device has something to do; n is of no other test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_embedding, "_TILE", 64)
+        patch.setattr(_embedding_forces, "_TILE", 64)
         yield
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import topoprune_jax as tp
 from topoprune_jax import _coverage as coverage
-from topoprune_jax import _embedding as embedding
+from topoprune_jax import _embedding_forces as forces
+from topoprune_jax import _embedding_runs as runs
 from topoprune_jax import _graph_exact as exact
 from topoprune_jax import _plan, _rank, _stages, cli
 from topoprune_jax._memory import free_host_memory, free_memory
@@ -108,10 +109,10 @@ def _embedding():
     """The layout, which stays for the epochs."""
     start, z = arrays(("f", N, C), ("f", C, N))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    making = embedding._layout, (fuzzy_set(), start, key)
+    making = forces.layout_of, (fuzzy_set(), start, key)
     layout = jax.eval_shape(making[0], *making[1])
     options = {"options": tp.EmbeddingOptions(n_components=C, n_epochs=120), "n_epochs": 10}
-    running = held((layout, z, z)), embedding._run, (layout, (z, z), 0, key), options
+    running = held((layout, z, z)), runs.run_whole, (layout, (z, z), 0, key), options
     return [(held(start), *making, {}), running]
 
 

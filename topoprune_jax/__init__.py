@@ -14,8 +14,8 @@ from ._diagram_distances import bottleneck_distance as bottleneck_distance
 from ._diagram_distances import wasserstein_distance as wasserstein_distance
 from ._discriminant import discriminant_coordinates as discriminant_coordinates
 from ._discriminant import discriminant_features as discriminant_features
-from ._embedding import EmbeddingOptions as EmbeddingOptions
 from ._embedding import embed as embed
+from ._embedding_options import EmbeddingOptions as EmbeddingOptions
 from ._ensemble import EmbeddingEnsemble as EmbeddingEnsemble
 from ._ensemble import embed_ensemble as embed_ensemble
 from ._filtrations import distance_to_measure as distance_to_measure

@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from . import _checks as checks
 from ._distance import product
-from ._embedding import EmbeddingOptions, check_options, embed, starting_points
+from ._embedding import embed, starting_points
+from ._embedding_options import EmbeddingOptions, check_options
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._types import Array, ArrayInput, Key
 

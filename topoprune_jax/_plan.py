@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
-from ._embedding import EmbeddingOptions, check_options, n_epochs_of
+from ._embedding_options import EmbeddingOptions, check_options, n_epochs_of
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
 from ._lanes import lanes_on

@@ -15,7 +15,8 @@ from . import _checks as checks
 from ._beta import choose_beta
 from ._checkpoint import check_checkpoint, fingerprint
 from ._components import connected_components
-from ._embedding import EmbeddingOptions, check_options, embed
+from ._embedding import embed
+from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
 from ._graph import NEIGHBORS, NeighborGraph, check_graph, method_for, nearest_neighbors

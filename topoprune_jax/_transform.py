@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from . import _checks as checks
 from ._distance import norm, product, varying_with
-from ._embedding import CLIP, NEGATIVES, EmbeddingOptions, check_options, fit_ab
+from ._embedding_forces import CLIP
+from ._embedding_options import NEGATIVES, EmbeddingOptions, check_options, fit_ab
 from ._graph_exact import fitting_scale, merge, no_neighbors, relative_rounding
 from ._types import Array, ArrayInput
 
