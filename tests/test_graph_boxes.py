@@ -8,7 +8,7 @@ import pytest
 import topoprune_jax as tp
 from topoprune_jax import _graph
 from topoprune_jax import _graph_boxes as boxes
-from topoprune_jax._graph_exact import exact_neighbors
+from topoprune_jax._graph_search import exact_neighbors
 
 N = 1500
 
