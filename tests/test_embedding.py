@@ -275,3 +275,19 @@ def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
     np.add.at(total, j, gain)
     np.testing.assert_allclose(force.T[layout.place], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(stiffness[layout.place], total, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "given", "steps"),
+    [(300, 2, None, 200), (300, 4, None, 120), (10_001, 2, None, 120), (300, 2, 7, 7)],
+)
+def test_steps_of_an_embedding(n, c, given, steps):
+    options = tp.EmbeddingOptions(n_components=c, n_epochs=given)
+    assert _embedding_options.n_epochs_of(options, n) == steps
+    if n > 300:
+        return
+    calls = []
+    points = np.random.default_rng(0).normal(size=(n, 5))
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=4))
+    tp.embed(fuzzy_set, options, progress=lambda *call: calls.append(call), key=jax.random.key(0))
+    assert calls[-1] == ("embedding", steps, steps)

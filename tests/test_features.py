@@ -182,3 +182,15 @@ def test_identical_rows_are_noticed():
     assert not unit_rows(same, normalize=False, progress=None)[1]
     assert not unit_rows(same[:1], normalize=True, progress=None)[1]
     assert traced_unit_rows(jnp.ones((5, 2)), normalize=True)[1]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_slabs_beside_each_other_are_the_whole(rng, monkeypatch, count):
+    features = rng.normal(size=(1000, 4))
+    expected = np.asarray(unit_rows(features, normalize=True, progress=None)[0])
+    monkeypatch.setattr(_features, "cores", lambda: count)
+    several = {"normalize": True, "progress": None, "tile_bytes": count * 8 * 4 * 90}
+    np.testing.assert_array_equal(unit_rows(features, **several)[0], expected)
+    features[[950, 400, 130]] = np.nan
+    with pytest.raises(ValueError, match="row 130"):
+        unit_rows(features, **several)

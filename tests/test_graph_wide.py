@@ -81,7 +81,7 @@ def test_ordinary_points_are_proven_by_the_scan(accelerated, monkeypatch, rng):
     assert seen[0].mean() > 0.99
 
 
-def test_halves_leave_out_a_millionth(rng):
+def test_halves_keep_sixteen_bits(rng):
     values = jnp.asarray(np.exp(rng.normal(size=(100, 7), scale=9)), jnp.float32)
     high, low = (np.asarray(half, np.float64) for half in _graph_wide.halves(values))
     assert (np.abs(high + low - values) <= 2.0**-17 * values).all()

@@ -347,9 +347,11 @@ def test_rounds_give_the_greedy_order(digits, monkeypatch, beta, n_classes):
     monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
     in_rounds = tp.select(fuzzy_set, points.sum(axis=1), 0.8, labels=labels, beta=beta)
     assert set(in_rounds.kept.tolist()) == set(one_by_one.kept.tolist())
-    if labels is None:
-        weights = np.asarray(in_rounds.weights, np.float64)
-        assert_greedy(dense(fuzzy_set), weights, np.asarray(in_rounds.order), unit=2.0**-26)
+    codes = np.zeros(500, np.int32) if labels is None else labels
+    order = _coverage.greedy_coverage(fuzzy_set, in_rounds.weights, jnp.asarray(codes))
+    within = dense(fuzzy_set) * (codes[:, None] == codes[None])
+    weights = np.asarray(in_rounds.weights, np.float64)
+    assert_greedy(within, weights, np.asarray(order), unit=2.0**-26)
 
 
 def test_rounds_by_hand_with_hubs_ties_and_nan(monkeypatch, rng):

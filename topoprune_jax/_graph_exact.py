@@ -313,11 +313,13 @@ def candidate_keys(
     found: Int[Array, "rows c"],
     *,
     inner: bool,
+    most_numbers: int = _GATHERED_NUMBERS,
 ) -> Float[Array, "rows c"]:
-    """`keys_between` each query and the rows `found` of `points`, the first of them `nearest`."""
+    """`keys_between` each query and the rows `found` of `points`, the first of them `nearest`; of
+    so many queries at a time as gather `most_numbers` coordinates."""
     queries = x[:, None, :]
     nearest = points[found[:, :1]] if inner else None
-    rows = max(1, _GATHERED_NUMBERS // (found.shape[1] * points.shape[1]))
+    rows = max(1, most_numbers // (found.shape[1] * points.shape[1]))
     if rows >= found.shape[0]:
         return keys_between(queries, points[found], nearest)
     return lax.map(

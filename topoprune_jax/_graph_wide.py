@@ -1,6 +1,5 @@
 """The exact search's first scan on an accelerator: wide tiles, products of halved numbers."""
 
-import math
 from functools import partial
 
 import jax
@@ -8,14 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _graph_exact as exact
 from ._distance import varying_with
 from ._graph_exact import (
     SPARE,
     Table,
+    candidate_keys,
     class_range,
     flat,
     group_count,
-    keys_between,
     settle,
     smallest,
 )
@@ -62,8 +62,7 @@ def relative_rounding(e: int) -> float:
     leaves out l l', at most 2^-16 |x| |y|, and what has r, as much once more; its sums round as in
     `_graph_exact`, but by a whole unit, because matrix units may cut off instead of rounding.
     """
-    terms = min(e, 10 * math.sqrt(e)) + 10
-    return float(jnp.finfo(jnp.float32).eps) * terms + 2.0**-15
+    return 2 * exact.relative_rounding(e, jnp.float32) + 2.0**-15
 
 
 def halves(values: Float[Array, "n e"]) -> tuple[Array, Array]:
@@ -101,6 +100,7 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
     columns = jnp.pad(jnp.concatenate([high, low, high], axis=1), ((0, block), (0, 0)))
     most_blocks = -(-n // block)
     offsets = jnp.arange(size, dtype=jnp.int32)
+    keys_of = partial(candidate_keys, inner=False, most_numbers=_GATHERED_NUMBERS)
 
     def tile(own):
         codes, x = table.codes[own], table.points[own]
@@ -137,7 +137,7 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
             of_query, of_candidate = table.codes[few][:, None], table.codes[there]
             same = of_query == of_candidate if by_class else of_candidate >= 0
             same = same & (found <= last) & (found != few[:, None])
-            keys = jnp.where(same, _keys(table.points[few], table.points, there), jnp.inf)
+            keys = jnp.where(same, keys_of(table.points[few], table.points, there), jnp.inf)
             negative, place = lax.top_k(-keys, k)
             distances = -negative
             there = jnp.take_along_axis(there, place, axis=1)
@@ -171,15 +171,3 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
     found = points, distances, proven, nearest
     width = {"few": _DOUBTFUL, "most_columns": _DOUBTFUL_COLUMNS}
     return settle(table, rows, *found, longest, metric="euclidean", **width)
-
-
-def _keys(
-    x: Float[Array, "rows e"], points: Float[Array, "others e"], found: Int[Array, "rows c"]
-) -> Float[Array, "rows c"]:
-    """The distances of the rows `found` from each query, some queries at a time."""
-    rows = max(1, _GATHERED_NUMBERS // (found.shape[1] * points.shape[1]))
-    if rows >= found.shape[0]:
-        return keys_between(x[:, None, :], points[found])
-    return lax.map(
-        lambda row: keys_between(row[0][None, :], points[row[1]]), (x, found), batch_size=rows
-    )

@@ -39,7 +39,8 @@ _LOOKED_THROUGH = 0.6  # operations for a bound
 _HALVES = 6.0  # numbers for a feature in the wide search
 _OF_MATRIX_UNITS = 0.25  # of the time of a product in float32
 _ABREAST, _PATCHES_ABREAST = 50.0, 5.0  # rates of operations, in units of that on a few numbers
-_ROUNDS_OF_PICKS = 5.0  # of the greedy; times n^(1/4): 43, 63 and 75 for 5,000, 20,000 and 50,000
+# Rounds of the greedy, times n^(1/4); 41, 65 and 79 for 5,000, 20,000 and 50,000 of CIFAR-10.
+_ROUNDS_OF_PICKS = 5.0
 _ROUND, _STEPS_OF_ROUND = 60.0, 15.0  # bytes for an edge, sequential steps
 
 
@@ -116,7 +117,7 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
 
 
 def _abreast(stage: Stage) -> Stage:
-    """The same with operations on many numbers at a time: their rate is that on a few."""
+    """The same on an accelerator, whose rate of operations was measured on a few numbers."""
     share = _PATCHES_ABREAST if stage.name == "complexity" else _ABREAST
     return stage._replace(work=stage.work._replace(operations=stage.work.operations / share))
 
