@@ -255,6 +255,8 @@ def warm(call, memory):
             timer(stage, done, total)
             peaks[stage] = max(peaks.get(stage, 0), memory.peak() - memory.baseline)
             memory.forget()
+            if done == total:
+                print(f"{timer.total:10.1f} s, {stage}", file=sys.stderr, flush=True)
 
         call(progress)
     return timer.seconds | {"total": timer.total}, peaks

@@ -64,21 +64,45 @@ def test_is_used_and_no_tile_changes_it(accelerated, tile_bytes, rng):
     np.testing.assert_array_equal(indices, np.argsort(squared, axis=1)[:, 1:11])
 
 
-def test_ordinary_points_are_proven_by_the_scan(accelerated, monkeypatch, rng):
+def unproven(monkeypatch, points, codes=None):
+    """How many of the points a second scan would have to settle."""
     seen = []
 
     def spy(table, rows, points, distances, proven, *rest, **options):
-        seen.append(proven)
+        seen.append(int((~proven).sum()))
         return points, distances
 
     monkeypatch.setattr(_graph_wide, "settle", spy)
-    points = jnp.asarray(rng.normal(size=(1690, 30)), jnp.float32)
+    search = _graph_search.ExactSearch(points, 10, "euclidean", codes)
+    assert search.calls == 1
+    options = search._search.keywords
+    _graph_wide.search.__wrapped__(search._table, search._queries(0), k=10, **options)
+    return seen[0]
+
+
+def test_ordinary_points_are_proven_by_the_scan(accelerated, monkeypatch, rng):
+    points = jnp.asarray(rng.normal(size=(1690, 80)), jnp.float32)
+    assert unproven(monkeypatch, points) < 17
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_so_are_clusters_far_smaller_than_their_distance(accelerated, monkeypatch, rng, by_class):
+    # Distances within a cluster are as 1 to 10,000 to the center of all points.
+    cluster = rng.integers(0, 8, 1690)
+    centers = 1e4 * rng.normal(size=(8, 6))
+    points = jnp.asarray(centers[cluster] + rng.normal(size=(1690, 6)), jnp.float32)
+    codes = jnp.asarray(cluster, jnp.int32) if by_class else None
+    assert unproven(monkeypatch, points, codes) < (1 if by_class else 200)
+
+
+def test_tiles_in_few_dimensions_hold_every_point_once(accelerated, rng):
+    points = jnp.asarray(rng.normal(size=(1690, 3)), jnp.float32)
     search = _graph_search.ExactSearch(points, 10, "euclidean", None)
-    table, options = search._table, search._search.keywords
-    rows = _graph_search.tile_rows(0, 1, 256)
-    _graph_wide.search.__wrapped__(table, rows, k=10, **options)
-    assert len(seen) == 1
-    assert seen[0].mean() > 0.99
+    place = np.concatenate([search.place(i) for i in range(search.calls)])
+    assert sorted(place[place < 1690]) == list(range(1690))
+    tiles = np.asarray(search._order)
+    spread = [np.asarray(points)[tile[tile < 1690]].std(axis=0).mean() for tile in tiles]
+    assert np.mean(spread) < 0.75 * np.asarray(points).std(axis=0).mean()
 
 
 def test_halves_keep_sixteen_bits(rng):

@@ -21,7 +21,7 @@ ROWS = [
     {"_diagram", "_discriminant", "_spanning_forest", "_steps", "_subspace", "_topology"},
     {"_loops"},
     {"_diagram_distances", "_flag", "_mesh"},
-    {"_graph_exact", "_persistence", "_strata"},
+    {"_graph_exact", "_graph_tree", "_persistence", "_strata"},
     {"_graph_wide", "_ring"},
     {"_graph_search"},
     {"_features", "_graph_approximate", "_graph_boxes"},

@@ -19,6 +19,7 @@ from . import _graph_exact as exact
 from ._distance import norm, product, varying_with
 from ._graph_exact import ROWS, Table
 from ._graph_search import calls_for, exact_neighbors
+from ._graph_tree import leaves
 from ._steps import Steps
 from ._types import Array, Progress
 
@@ -27,7 +28,6 @@ _SPLIT_AXES = 32  # those that the tree and the choice of blocks look at
 _ALIKE = 0.6  # guessed cosine of what two near points have beyond these axes
 _PCA_SAMPLE = 8192  # points that the axes are fitted to
 _POWERS = 3  # rounds of subspace iteration
-_SPLIT_POWERS = 2  # rounds of power iteration for the direction of a split
 _VOTES = 8  # blocks that each point of a tile votes for
 _PROJECTED_ROWS = 1 << 14  # points projected in one go
 _GROUPS = 24  # groups of columns for each candidate that is kept
@@ -334,33 +334,6 @@ class _Tree(eqx.Module):
     longest: Float[Array, ""]
 
 
-@partial(jax.jit, static_argnames="plan")
-def _leaves(coordinates: _Coordinates, *, plan: _Plan) -> tuple[Array, Array]:
-    """The row at each place of the tree, and whether it is there as a copy.
-
-    Halves the points at the median of a long direction, then each half, and so on. The halves are
-    of one size: copies of some points fill them up, spread over the table.
-    """
-    values = coordinates.values
-    n = values.shape[0]
-    depth = plan.levels + plan.split
-    n_rows = -(-n // 2**depth) << depth
-    s = min(values.shape[1], _SPLIT_AXES)
-    spare = n_rows - n
-    copies = jnp.arange(spare, dtype=jnp.int32) * (n // max(spare, 1))
-    order = jnp.concatenate([jnp.arange(n, dtype=jnp.int32), copies])
-    # A copy has a number above n, which tells it from the point.
-    number = jnp.arange(n_rows, dtype=jnp.int32)
-    order, number = order[None, :], number[None, :]
-    for _ in range(depth):
-        z = values[:, :s][order]
-        z = z - jnp.mean(z, axis=1, keepdims=True)
-        key = jnp.sum(z * _long_direction(z)[:, None, :], axis=2)
-        _, order, number = lax.sort((key, order, number), dimension=1, num_keys=1)
-        order, number = (x.reshape(2 * x.shape[0], -1) for x in (order, number))
-    return order.ravel(), number.ravel() >= n
-
-
 @jax.jit
 def _permuted(table: Table, order: Int[Array, " rows"], is_copy: Bool[Array, " rows"]) -> Table:
     codes = jnp.where(is_copy, -1, table.codes[order])
@@ -392,23 +365,11 @@ def _plant(points: Float[Array, "n d"], *, metric: str, plan: _Plan) -> _Tree:
     traced = checks.is_traced(points)
     table = exact.prepare(points, None, metric=metric, n_rows=points.shape[0], check=traced)
     coordinates = _coordinates(table, metric=metric, width=_AXES)
-    order, is_copy = _leaves(coordinates, plan=plan)
+    depth = plan.levels + plan.split
+    order, is_copy = leaves(coordinates.values, depth=depth, axes=_SPLIT_AXES)
     coordinates = coordinates.rows(order)
     table = _permuted(table, order, is_copy)
     return _Tree(table, coordinates, *_blocks(table, coordinates, plan=plan))
-
-
-def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"]:
-    """About the first principal axis of each block: power iteration from its farthest point."""
-    far = jnp.argmax(jnp.sum(z * z, axis=2), axis=1)
-    direction = jnp.take_along_axis(z, far[:, None, None], axis=1)[:, 0]
-    tiny = jnp.finfo(z.dtype).tiny
-    for _ in range(_SPLIT_POWERS):
-        direction = direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
-        along = jnp.sum(z * direction[:, None, :], axis=2)
-        along = along / jnp.maximum(jnp.max(jnp.abs(along), axis=1), tiny)[:, None]
-        direction = jnp.sum(z * along[:, :, None], axis=1)
-    return direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
 
 
 def _chunks(

@@ -452,12 +452,20 @@ def smallest(
 
 
 @partial(jax.jit, static_argnames=("k", "metric"))
-def collect(table: Table, parts, *, k: int, metric: str):
-    """Puts the rows back into the order of the points."""
+def collect(table: Table, parts, order=None, *, k: int, metric: str):
+    """Puts the rows back into the order of the points. `order` says which of the table they are,
+    those in the padding for nothing, where that is not their own."""
     n = table.n_points
     absent = (table.codes[:n] < 0)[:, None]
-    found = jnp.where(absent, n, jnp.concatenate([part[0] for part in parts])[:n])
-    distances = jnp.concatenate([part[1] for part in parts])[:n]
+    found = jnp.concatenate([part[0] for part in parts])
+    distances = jnp.concatenate([part[1] for part in parts])
+    if order is None:
+        found, distances = found[:n], distances[:n]
+    else:
+        slots = jnp.arange(order.shape[0], dtype=jnp.int32)
+        slot = jnp.zeros(n, jnp.int32).at[order].set(slots, mode="drop")
+        found, distances = found[slot], distances[slot]
+    found = jnp.where(absent, n, found)
     distances = jnp.where(absent, jnp.inf, distances)
     place = table.index[:n]
     indices = jnp.zeros((n, k), jnp.int32).at[place].set(jnp.where(found >= n, -1, found))

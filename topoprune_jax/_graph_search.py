@@ -92,8 +92,12 @@ class ExactSearch:
         is_wide = mesh is None and not checks.is_traced(points) and not backend.is_cpu()
         is_wide = is_wide and metric in ("euclidean", "cosine") and wide.is_meant_for(n, k)
         is_wide = is_wide and points.dtype == jnp.float32
+        e = d + (metric == "cosine")
+        by_place = is_wide and codes is None and wide.has_few_axes(e)
         self._rows = wide.ROWS if is_wide else ROWS
         tiles = -(-n // self._rows)
+        if by_place:
+            tiles, self._rows = wide.leaves_of(n)
         calls = 1
         if not checks.is_traced(points):
             calls = calls_for(2.0 * n * n * (d + 8), n, most_rows)
@@ -106,6 +110,11 @@ class ExactSearch:
         n_rows = self.calls * self._tiles * self._rows
         check = checks.is_traced(points)
         self._table = prepare(points, codes, metric=self._name, n_rows=n_rows, check=check)
+        self._order = None
+        if by_place:
+            order = wide.near_each_other(self._table)
+            spare = (0, self.calls * self._tiles - tiles), (0, 0)
+            self._order = jnp.pad(order, spare, constant_values=n)
         if is_wide:
             options = {"block": wide.block_size(n, tile_bytes), "by_class": codes is not None}
             self._search = partial(wide.search, **options)
@@ -122,21 +131,27 @@ class ExactSearch:
         else:
             self._search = partial(_search_function, metric=metric)
 
+    def _queries(self, i: int) -> Int[Array, "tiles rows"]:
+        first = i * self._tiles
+        if self._order is None:
+            return tile_rows(first, self._tiles, self._rows)
+        return self._order[first : first + self._tiles]
+
     def part(self, i: int):
         """Points, n for a missing one, and distances; with a function also where it was wrong."""
-        rows = tile_rows(i * self._tiles, self._tiles, self._rows)
-        found = self._search(self._table, rows, k=self._k)
+        found = self._search(self._table, self._queries(i), k=self._k)
         if not isinstance(self._metric, str):
             _check_values(self._metric, self._table, wait(found[2]), i * self._tiles)
         return found
 
     def place(self, i: int) -> Int[Array, " rows"]:
         """The points that the rows of a part are, n in the padding."""
-        return self._table.index[tile_rows(i * self._tiles, self._tiles, self._rows).ravel()]
+        return self._table.index[self._queries(i).ravel()]
 
     def collect(self, parts) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
         """All parts in the order of the points."""
-        return collect(self._table, parts, k=self._k, metric=self._name)
+        order = self._order if self._order is None else self._order.ravel()
+        return collect(self._table, parts, order, k=self._k, metric=self._name)
 
 
 @eqx.filter_jit

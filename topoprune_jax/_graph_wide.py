@@ -1,5 +1,6 @@
-"""The exact search's first scan on an accelerator: wide tiles, products of halved numbers."""
+"""The exact search's first scan on an accelerator: wide tiles, and products that fit it."""
 
+import math
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _graph_exact as exact
-from ._distance import varying_with
+from ._distance import product, varying_with
 from ._graph_exact import (
     SPARE,
     Table,
@@ -19,6 +20,7 @@ from ._graph_exact import (
     settle,
     smallest,
 )
+from ._graph_tree import leaves
 from ._types import Array
 
 ROWS = 4096  # queries of a tile: below, the start of a program costs more than what it does
@@ -30,6 +32,8 @@ _LARGEST_GROUP, _LEAST_GROUP = 64, 8
 _GATHERED_NUMBERS = 1 << 28  # coordinates of candidates measured in one go: 1 GiB if they are kept
 _AGAIN, _MORE = 256, 8  # queries that are looked at again in one go, and times as many groups
 _DOUBTFUL, _DOUBTFUL_COLUMNS = 64, 8192  # of `settle`
+_FEW_AXES = 64  # up to which a product of float32 numbers takes less than writing its result
+_OF_CLASS, _OF_TILE = 8, 64  # points whose mean is a center
 
 
 def is_meant_for(n: int, k: int) -> bool:
@@ -56,13 +60,37 @@ def block_size(n: int, tile_bytes: int) -> int:
 
 
 def relative_rounding(e: int) -> float:
-    """Bound on the relative rounding of a product of halved numbers of length e.
+    """Bound on the relative rounding of the product of two points of length e.
 
-    A float32 is h + l + r, h and l bfloat16, |l| at most 2^-8 of it and |r| 2^-17. The product
-    leaves out l l', at most 2^-16 |x| |y|, and what has r, as much once more; its sums round as in
-    `_graph_exact`, but by a whole unit, because matrix units may cut off instead of rounding.
+    Of halved numbers: a float32 is h + l + r, h and l bfloat16, |l| at most 2^-8 of it and |r|
+    2^-17. The product leaves out l l', at most 2^-16 |x| |y|, and what has r, as much once more.
+    Few float32 numbers are multiplied as they are; some matrix units put them together of thirds,
+    which leaves out less than 2^-22. The sums round as in `_graph_exact`, but by a whole unit,
+    because matrix units may cut off instead of rounding.
     """
-    return 2 * exact.relative_rounding(e, jnp.float32) + 2.0**-15
+    sums = 2 * exact.relative_rounding(e, jnp.float32)
+    return sums + (2.0**-22 if has_few_axes(e) else 2.0**-15)
+
+
+def has_few_axes(e: int) -> bool:
+    """Whether a product of float32 numbers takes less than writing its result."""
+    return e <= _FEW_AXES
+
+
+def leaves_of(n: int) -> tuple[int, int]:
+    """Into how many tiles of how many rows `near_each_other` divides n points."""
+    depth = max(0, math.ceil(math.log2(n / ROWS)))
+    return 2**depth, -(-n // 2**depth)
+
+
+@jax.jit
+def near_each_other(table: Table) -> Int[Array, "tiles rows"]:
+    """All points in tiles of those near each other, n where a tile has one less."""
+    n, e = table.n_points, table.points.shape[1]
+    tiles, rows = leaves_of(n)
+    depth = tiles.bit_length() - 1
+    order, is_copy = leaves(table.points[:n], depth=depth, axes=e)
+    return jnp.where(is_copy, n, order).reshape(tiles, rows)
 
 
 def halves(values: Float[Array, "n e"]) -> tuple[Array, Array]:
@@ -73,11 +101,27 @@ def halves(values: Float[Array, "n e"]) -> tuple[Array, Array]:
     return high, (values - high.astype(values.dtype)).astype(jnp.bfloat16)
 
 
+def class_centers(table: Table) -> Float[Array, "rows e"]:
+    """For every row the mean of a few points of its class, with the same bits for all of it."""
+    size = table.last - table.first
+    rows = [table.first + size * (2 * i + 1) // (2 * _OF_CLASS) for i in range(_OF_CLASS)]
+    return sum((table.points[row] for row in rows[1:]), start=table.points[rows[0]]) / _OF_CLASS
+
+
+def tile_center(x: Float[Array, "rows e"], codes: Int[Array, " rows"]) -> Float[Array, "1 e"]:
+    """The mean of a few points of a tile."""
+    some = slice(0, None, -(-x.shape[0] // _OF_TILE))
+    real = (codes[some] >= 0)[:, None]
+    total = jnp.sum(jnp.where(real, x[some], 0), axis=0, keepdims=True)
+    return total / jnp.maximum(jnp.sum(real, dtype=x.dtype), 1)
+
+
 @partial(jax.jit, static_argnames=("k", "block", "by_class"))
 def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: int, by_class: bool):
     r"""As `_graph_exact.search`: points and Euclidean distances of the k nearest of each query.
 
-    Scores |y|^2 - 2 x . y of a tile come from one product of bfloat16 numbers,
+    Scores |y|^2 - 2 x . y of a tile come from one product, of float32 numbers in few dimensions
+    and otherwise of bfloat16 numbers,
 
         x . y = (h, h, l) . (h', l', h') + O(2^-15 |x| |y|),
 
@@ -85,35 +129,55 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
     the least scores are measured by differences. As long as no other group can hold a neighbor,
     these are the nearest; of the queries for which rounding leaves that open, those of eight times
     as many groups are measured, and what is still open is settled as ever.
+
+    What rounds is as large as points are far from the origin. That is the center of their class,
+    in few dimensions that of the tile's queries, and otherwise that of all points.
     """
     e, n = table.points.shape[1], table.n_points
     size, count = group_size(k), n_groups(k)
     last = table.codes.shape[0] - 1
     rounding = relative_rounding(e)
-    everything = table.points - table.center[None, :]
-    square = jnp.sum(everything * everything, axis=1)
-    extra = jnp.pad(
-        jnp.where(table.codes < 0, jnp.inf, square), (0, block), constant_values=jnp.inf
-    )
+    few_axes = has_few_axes(e)
+    by_tile = few_axes and not by_class
+    placed = table.points
+    if not by_tile:
+        # Subtracted once: what was rounded far from the origin would stay so.
+        placed = placed - (class_centers(table) if by_class else table.center[None, :])
+    absent = jnp.where(table.codes < 0, jnp.inf, 0).astype(placed.dtype)
+    extra = absent if by_tile else absent + jnp.sum(placed * placed, axis=1)
+    extra = jnp.pad(extra, (0, block), constant_values=jnp.inf)
     codes_of_columns = jnp.pad(table.codes, (0, block), constant_values=-1)
-    high, low = halves(-2 * everything)
-    columns = jnp.pad(jnp.concatenate([high, low, high], axis=1), ((0, block), (0, 0)))
+    columns = placed
+    if not few_axes:
+        high, low = halves(-2 * placed)
+        columns = jnp.concatenate([high, low, high], axis=1)
+    columns = jnp.pad(columns, ((0, block), (0, 0)))
     most_blocks = -(-n // block)
     offsets = jnp.arange(size, dtype=jnp.int32)
     keys_of = partial(candidate_keys, inner=False, most_numbers=_GATHERED_NUMBERS)
 
     def tile(own):
-        codes, x = table.codes[own], table.points[own]
-        high, low = halves(x - table.center[None, :])
-        query = jnp.concatenate([high, high, low], axis=1)
+        codes, x = table.codes[own], placed[own]
+        center = tile_center(x, codes) if by_tile else jnp.zeros_like(x[:1])
+        x = x - center
+        square = jnp.sum(x * x, axis=1)
         lo, hi = class_range(table, own) if by_class else (0, n)
+
+        def scores(part, more):
+            if few_axes:
+                part = part - center
+                more = more + jnp.sum(part * part, axis=1) if by_tile else more
+                return product(-2 * x, part.T) + more[None, :]
+            high, low = halves(x)
+            query = jnp.concatenate([high, high, low], axis=1)
+            return jnp.matmul(query, part.T, preferred_element_type=x.dtype) + more[None, :]
 
         def scan_block(b, minima):
             part, more = (
                 lax.dynamic_slice_in_dim(values, lo + b * block, block)
                 for values in (columns, extra)
             )
-            score = jnp.matmul(query, part.T, preferred_element_type=x.dtype) + more[None, :]
+            score = scores(part, more)
             if by_class:
                 other = lax.dynamic_slice_in_dim(codes_of_columns, lo + b * block, block)
                 score = jnp.where(codes[:, None] == other[None, :], score, jnp.inf)
@@ -142,7 +206,7 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
             distances = -negative
             there = jnp.take_along_axis(there, place, axis=1)
             points = jnp.where(jnp.isinf(distances), n, table.index[there])
-            kth, length = distances[:, -1], square[few]
+            kth, length = distances[:, -1], square[slots]
             slack = 4 * rounding * (jnp.sqrt(length) + kth) ** 2
             proven = values[:, -1] + length > kth * kth + slack
             proven = proven | jnp.isinf(values[:, -1]) | (of_query[:, 0] < 0)
@@ -167,7 +231,7 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
         return lax.while_loop(lambda state: state[0] < n_doubtful, look_again, start)[1]
 
     points, distances, proven, nearest = flat(lax.map(tile, queries))
-    rows, longest = queries.ravel(), jnp.zeros((), square.dtype)
+    rows, longest = queries.ravel(), jnp.zeros((), placed.dtype)
     found = points, distances, proven, nearest
     width = {"few": _DOUBTFUL, "most_columns": _DOUBTFUL_COLUMNS}
     return settle(table, rows, *found, longest, metric="euclidean", **width)
