@@ -1,8 +1,13 @@
 """The benchmark of growth, on numbers made by hand."""
 
+import json
+from pathlib import Path
+
 import bench_scale
 import pytest
 import scale_table
+
+RESULTS = Path(bench_scale.__file__).parent / "results"
 
 
 def test_the_benchmark_fits_exponents_and_says_what_was_not_measured():
@@ -29,3 +34,14 @@ def test_the_benchmark_fits_exponents_and_says_what_was_not_measured():
     assert "| 4,000 x 8, exact | 0.01 | 0.00 | 0.80 yes | 4.00 | 2.00 | 0.50 |" in text
     assert "| neighbors | 1.00 | 4.00 | 16 | 2.00 | 2.00 |" in text
     assert "Not measured: no machine with an accelerator" in text
+
+
+def test_an_accelerators_bytes_are_those_that_were_measured():
+    """Of every size that benchmarks/bench_scale.py ran on one."""
+    record = json.loads((RESULTS / "scale.json").read_text())
+    runs = [run for run in record["runs"] if run["platform"] != "cpu"]
+    assert len({(run["n"], run["d"]) for run in runs}) >= 5
+    for run in runs:
+        assert run["kind"] == "exact"
+        planned, _ = scale_table.as_planned_now(run)
+        assert planned == pytest.approx(run["peak_bytes"], rel=0.25)

@@ -157,8 +157,8 @@ def plan(
     Seconds are the counted work of every stage, namely arithmetic of matrix products, bytes from
     and to memory, operations within the cache and steps that wait for one another, divided by the
     rates at which the device does each of them, which takes about a second to measure, once a
-    process. How much of each kind a stage does was fitted to measurements on a CPU and, at one
-    size, on one H100; on other accelerators take the seconds for an order of magnitude.
+    process. How much of each kind a stage does was fitted to measurements on a CPU and on one
+    H200; on other accelerators take the seconds for an order of magnitude.
 
     **Arguments:**
 

@@ -35,10 +35,16 @@ _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 3.0  # times that the coordinates are moved for a center
 _EVALUATIONS, _FIRST_EVALUATIONS = 4.3, 8.0  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 0.6  # operations for a bound
-# Of an accelerator, fitted to 50,000 x 128 on one H100 (benchmarks/results/scale.json).
-_HALVES = 6.0  # numbers for a feature in the wide search
-_OF_MATRIX_UNITS = 0.25  # of the time of a product in float32
-_ABREAST, _PATCHES_ABREAST = 50.0, 5.0  # rates of operations, in units of that on a few numbers
+# Of an accelerator, fitted to one H200 (benchmarks/results/scale.json) in the rates of `_speed`,
+# whose arrays are too small to bring one to its best.
+_HALVES = 3.15  # numbers for a feature in the wide search
+_OF_HALVES, _OF_FEW_AXES = 0.043, 0.19  # of the time of a product in float32
+_SCORE, _MINIMUM = 1.2, 22.0  # bytes for a pair, and for the least of a group
+_CANDIDATE = 0.75  # bytes for a coordinate of a candidate
+_ABREAST, _PATCHES_ABREAST = 400.0, 40.0  # rates of operations, in units of that on a few numbers
+_READ_THERE = 1200.0  # bytes for a feature, as _READ
+_FILTERED_THERE = 2.1  # times as long as the filter's bytes say
+_STEPS_OF_EPOCH = 35.0
 # Rounds of the greedy, times n^(1/4); 41, 65 and 79 for 5,000, 20,000 and 50,000 of CIFAR-10.
 _ROUNDS_OF_PICKS = 5.0
 _ROUND, _STEPS_OF_ROUND = 60.0, 15.0  # bytes for an edge, sequential steps
@@ -107,7 +113,7 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
     if platform != "cpu":
         # What reads the features is the host's; the device holds the result.
         several[0] = several[0]._replace(work_bytes=several[0].kept_bytes)
-        return [_abreast(stage) for stage in several]
+        return [_abreast(stage, p) for stage in several]
     # The compiler and its programs are there from the first stage on.
     several[0] = several[0]._replace(
         work_bytes=several[0].work_bytes + PROGRAM_BYTES,
@@ -116,10 +122,18 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
     return several
 
 
-def _abreast(stage: Stage) -> Stage:
+def _abreast(stage: Stage, p: Problem) -> Stage:
     """The same on an accelerator, whose rate of operations was measured on a few numbers."""
+    work = stage.work
     share = _PATCHES_ABREAST if stage.name == "complexity" else _ABREAST
-    return stage._replace(work=stage.work._replace(operations=stage.work.operations / share))
+    work = work._replace(operations=work.operations / share)
+    if stage.name == "features":
+        work = Work(streamed=_READ_THERE * p.n * p.d)
+    if stage.name in ("manifold", "start"):
+        work = work._replace(streamed=_FILTERED_THERE * work.streamed)
+    if stage.name == "embedding":
+        work = work._replace(steps=_STEPS_OF_EPOCH * p.n_epochs)
+    return stage._replace(work=work)
 
 
 def host_bytes(problem: Problem, platform: str) -> float:
@@ -215,18 +229,24 @@ def _is_wide(n: int, k: int, platform: str) -> bool:
 
 
 def _wide_numbers(n: int, d: int, k: int, tile_bytes: int) -> float:
-    """The table; halves of its columns, side by side and on the way there; a tile of scores, the
-    least of their groups, and the candidates."""
+    """The table; its columns as they are or halves of them, side by side and on the way there; a
+    tile of scores, the least of their groups, and the candidates."""
     tile = wide.block_size(n, tile_bytes) + n / wide.group_size(k)
     candidates = 3.0 * max(wide.CANDIDATES, wide.group_size(k) * wide.n_groups(k))
-    return n * (d + 4.0) + _HALVES * n * d + wide.ROWS * (tile + candidates)
+    columns = 1.0 if wide.has_few_axes(d) else _HALVES
+    return n * (d + 4.0) + columns * n * d + wide.ROWS * (tile + candidates)
 
 
 def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform: str) -> Work:
     pairs = _pairs(n, class_sizes)
     if _is_wide(n, k, platform):
-        # A score is written and read, whatever matrix units do meanwhile.
-        return Work(flops=_OF_MATRIX_UNITS * 2.0 * pairs * d, streamed=2.0 * _NUMBER * pairs)
+        share = _OF_FEW_AXES if wide.has_few_axes(d) else _OF_HALVES
+        size = wide.group_size(k)
+        measured = float(n) * d * wide.CANDIDATES
+        return Work(
+            flops=share * 2.0 * pairs * d,
+            streamed=(_SCORE + _MINIMUM / size) * pairs + _CANDIDATE * measured,
+        )
     blocks = -(-max(class_sizes, default=n) * _NUMBER * exact.ROWS // exact.TILE_BYTES)
     return Work(
         flops=2.0 * pairs * (d + 1),
