@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 
 import topoprune_jax as tp
-from topoprune_jax._fuzzy import _stable_order
+from topoprune_jax._fuzzy import _bisect, _bisect_in_tiles, _stable_order
 
 
 def dense(fuzzy_set):
@@ -281,3 +281,18 @@ def test_reverse_edges_are_in_stable_order(size, highest):
     values = np.random.default_rng(0).integers(0, highest + 1, size).astype(np.int32)
     order = _stable_order(jnp.asarray(values), highest)
     np.testing.assert_array_equal(order, np.argsort(values, kind="stable"))
+
+
+def test_bandwidths_are_those_of_every_point_alone(rng):
+    """Whatever is sought beside them: in tiles as a CPU does, the last of them not full, and at
+    once as an accelerator does."""
+    distances = np.sort(rng.gamma(2.0, size=(9, 2500)).astype(np.float32), axis=0)
+    present = np.ones(distances.shape, bool)
+    present[4:, ::3] = False
+    excess = np.where(present, distances - distances[:1], 0)
+    target = np.log2(present.sum(axis=0) + 1).astype(np.float32)
+    at_once = _bisect(*map(jnp.asarray, (excess, present, target)))
+    in_tiles = _bisect_in_tiles(*map(jnp.asarray, (excess, present, target)))
+    np.testing.assert_allclose(in_tiles, at_once, rtol=1e-5)
+    views = np.where(present, np.exp(-excess / np.asarray(in_tiles, np.float64)), 0)
+    np.testing.assert_allclose(views.sum(axis=0), target, atol=2e-5)

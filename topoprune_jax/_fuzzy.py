@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from . import _checks as checks
 from ._distance import varying_with
@@ -21,6 +21,7 @@ _TOLERANCE = 1e-5  # of the sum of memberships, as in umap-learn
 _LEAST_SCALE = 1e-3  # sigma is at least this part of the mean distance, as in umap-learn
 _UNKNOWN_DISTANCE = 1.0  # of an unlabeled point to any other, as in umap-learn
 _UNLABELED = -1
+_TILE = 1 << 10  # points whose bandwidths are sought at a time on a CPU
 
 
 class FuzzySimplicialSet(eqx.Module):
@@ -240,7 +241,6 @@ def _bandwidths(
     distances: Float[Array, "n k"], present: Array, connectivity: float
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """rho and sigma of every point, by bisection in units of the mean distance."""
-    n = distances.shape[0]
     n_present = jnp.sum(present, axis=1)
     # umap-learn's means count the point itself, at distance 0.
     mean = jnp.sum(distances, axis=1) / (n_present + 1).astype(distances.dtype)
@@ -250,11 +250,21 @@ def _bandwidths(
     unit = jnp.where(mean > 0, mean, 1)
     excess = jnp.maximum(distances - rho[:, None], 0) / unit[:, None]
     target = jnp.log2(n_present + 1).astype(distances.dtype)
+    # Neighbors along the first axis, so that a sum over them is one over rows of numbers.
+    given = excess.T, present.T, target
+    sigma = unit * lax.platform_dependent(*given, cpu=_bisect_in_tiles, default=_bisect)
+    return rho, jnp.maximum(sigma, _LEAST_SCALE * jnp.where(rho > 0, mean, all_mean))
+
+
+def _bisect(
+    excess: Float[Array, "k m"], present: Bool[Array, "k m"], target: Float[Array, " m"]
+) -> Float[Array, " m"]:
+    """The bandwidths at which the views of some points sum to their targets."""
 
     def halve(state):
         step, lo, hi, mid, done = state
-        views = jnp.where(present, jnp.where(excess > 0, jnp.exp(-excess / mid[:, None]), 1), 0)
-        error = jnp.sum(views, axis=1) - target
+        views = jnp.where(present, jnp.where(excess > 0, jnp.exp(-excess / mid[None, :]), 1), 0)
+        error = jnp.sum(views, axis=0) - target
         done = done | (jnp.abs(error) < _TOLERANCE)
         new_hi = jnp.where(error > 0, mid, hi)
         new_lo = jnp.where(error > 0, lo, mid)
@@ -265,10 +275,23 @@ def _bandwidths(
         step, *_, done = state
         return (step < _BISECTIONS) & ~done.all()
 
-    ones = jnp.ones(n, distances.dtype)
-    start = (jnp.int32(0), jnp.zeros_like(ones), jnp.inf * ones, ones, jnp.zeros(n, bool))
-    sigma = unit * lax.while_loop(unfinished, halve, varying_with(start, distances))[3]
-    return rho, jnp.maximum(sigma, _LEAST_SCALE * jnp.where(rho > 0, mean, all_mean))
+    ones = jnp.ones_like(target)
+    start = (jnp.int32(0), jnp.zeros_like(ones), jnp.inf * ones, ones, jnp.zeros(ones.shape, bool))
+    return lax.while_loop(unfinished, halve, varying_with(start, excess))[3]
+
+
+def _bisect_in_tiles(excess: Array, present: Array, target: Array) -> Float[Array, " n"]:
+    """The same, as many points at a time as the first caches hold."""
+    n = target.shape[0]
+    tile = min(_TILE, n)
+    spare = -n % tile
+
+    def tiles(values: Array) -> Array:
+        padded = jnp.pad(values, ((0, 0),) * (values.ndim - 1) + ((0, spare),))
+        return jnp.moveaxis(padded.reshape(*values.shape[:-1], -1, tile), -2, 0)
+
+    given = tiles(excess), tiles(present), tiles(target)
+    return lax.map(lambda one: _bisect(*one), given).ravel()[:n]
 
 
 def _rho(distances: Float[Array, "n k"], connectivity: float) -> Float[Array, " n"]:
