@@ -162,15 +162,18 @@ def search(table: Table, queries: Int[Array, "tiles rows"], *, k: int, block: in
         x = x - center
         square = jnp.sum(x * x, axis=1)
         lo, hi = class_range(table, own) if by_class else (0, n)
+        query = -2 * x
+        if not few_axes:
+            high, low = halves(x)  # of the columns it is -2
+            query = jnp.concatenate([high, high, low], axis=1)
 
         def scores(part, more):
-            if few_axes:
+            if not few_axes:
+                return jnp.matmul(query, part.T, preferred_element_type=x.dtype) + more[None, :]
+            if by_tile:
                 part = part - center
-                more = more + jnp.sum(part * part, axis=1) if by_tile else more
-                return product(-2 * x, part.T) + more[None, :]
-            high, low = halves(x)
-            query = jnp.concatenate([high, high, low], axis=1)
-            return jnp.matmul(query, part.T, preferred_element_type=x.dtype) + more[None, :]
+                more = more + jnp.sum(part * part, axis=1)
+            return product(query, part.T) + more[None, :]
 
         def scan_block(b, minima):
             part, more = (
