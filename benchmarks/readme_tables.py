@@ -125,7 +125,7 @@ def rank():
     text += f"\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
     if PEER in record["warm_median_seconds"]:
         text += f" {_peer(record, kinds[0])}"
-    return f"{text}\n\n{_from_disk(load('disk.json'))}"
+    return f"{text}\n\n{_from_disk(load('disk.json'))}\n\n{_on_accelerators(load('scale.json'))}"
 
 
 def _from_disk(record):
@@ -134,6 +134,22 @@ def _from_disk(record):
         f"the same two cores took {record['wall_seconds'] / 60:.1f} minutes in all and "
         f"{record['peak_memory_bytes'] / 1e9:.2f} GB at its peak "
         "([file](benchmarks/results/disk.json), made by `benchmarks/bench_disk.py`)."
+    )
+
+
+def _on_accelerators(record):
+    """The smallest and the largest of what was measured on one."""
+    runs = [run for run in record["runs"] if run["platform"] != "cpu"]
+    runs.sort(key=lambda run: run["n"] * run["d"])
+    said = " and ".join(
+        f"{run['n']:,} x {run['d']} took {run['warm_median_seconds']['total']:.1f} s warm and "
+        f"{run['peak_bytes'] / 1e9:.1f} GB"
+        for run in (runs[0], runs[-1])
+    )
+    return (
+        f"On one {runs[0]['device']}, with features that the program makes, {said}, every sample "
+        "compared with every other ([file](benchmarks/results/scale.json), made by "
+        "`benchmarks/bench_scale.py`)."
     )
 
 
