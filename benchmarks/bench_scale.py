@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="warm calls of the smaller sizes")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--commit", help="of a copy of the repository without its history")
+    parser.add_argument("--commit", help="of a copy of the repository whose history is not there or behind")
     parser.add_argument("--out")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a fresh process is asked for
     arguments = parser.parse_args()
@@ -75,7 +75,7 @@ def main():
         repeats = arguments.repeats if n < SELDOM else 1
         found = child({"n": n, "d": d, **KINDS[kind], "repeats": repeats})
         found["command"] = command(arguments)
-        found["commit"] = found["commit"] or arguments.commit
+        found["commit"] = arguments.commit or found["commit"]
         record["runs"].append(asked | found)
         record["growth"] = growth(record["runs"])
         out.parent.mkdir(parents=True, exist_ok=True)
