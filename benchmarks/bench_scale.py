@@ -54,7 +54,9 @@ def main():
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="warm calls of the smaller sizes")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--commit", help="of a copy of the repository whose history is not there or behind")
+    parser.add_argument(
+        "--commit", help="of a copy of the repository whose history is not there or behind"
+    )
     parser.add_argument("--out")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a fresh process is asked for
     arguments = parser.parse_args()
