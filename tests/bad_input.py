@@ -1004,6 +1004,16 @@ OTHERS = {
         "ValueError",
         r"`labels` must have shape \(40,\)",
     ),
+    "choose_agreement_power shape": (
+        lambda: tp.choose_agreement_power([[0.5]]),
+        "ValueError",
+        r"`agreement` must have shape \(n,\), one share a sample; got shape \(1, 1\)",
+    ),
+    "choose_agreement_power range": (
+        lambda: tp.choose_agreement_power([0.5, 1.5]),
+        "ValueError",
+        "`agreement` must be at most 1; got 1.5",
+    ),
     "class_agreement fuzzy_set": (
         lambda: tp.class_agreement(GOOD, SCORES),
         "TypeError",

@@ -126,7 +126,10 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     scores = tp.structural_complexity(ranking.manifold, labels=digits[1])
     np.testing.assert_array_equal(scores, ranking.scores)
     within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
-    weights = tp.class_agreement(fuzzy_set, digits[1]) ** 4
+    agreement = tp.class_agreement(fuzzy_set, digits[1])
+    power = tp.choose_agreement_power(agreement)
+    assert float(power) == 64  # six digits of ten agree wholly
+    weights = np.maximum(agreement**power, agreement**4 / 1000)
     assert float(ranking.beta) == -1
     selection = tp.select(
         within, scores, 0.9, labels=digits[1], weights=weights, beta=float(ranking.beta)
@@ -172,6 +175,14 @@ def test_mislabeled_samples_are_left_out(digits):
 
     assert share() < 0.02
     assert share(agreement_power=0.0) > 0.1
+
+
+def test_power_of_the_agreement_is_the_chosen_one(digits, ranking):
+    """Given, it is the same ranking; and where classes lie apart it is not the least."""
+    given = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=64.0)
+    np.testing.assert_array_equal(given.order, ranking.order)
+    least = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=4.0)
+    assert len(set(least.kept.tolist()) ^ set(ranking.kept.tolist())) > 20
 
 
 def test_a_class_among_others_is_still_covered(rng):

@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import topoprune_jax as tp
 from topoprune_jax import _backend, _beta, _coverage, _select
+from topoprune_jax._select import agreement_weights
 
 
 def dense(fuzzy_set):
@@ -295,6 +296,35 @@ def test_class_agreement_against_the_dense_relation(fuzzy_set, rng):
     np.testing.assert_allclose(tp.class_agreement(fuzzy_set, labels), expected, atol=1e-6)
     np.testing.assert_array_equal(tp.class_agreement(fuzzy_set, np.zeros(300)), 1)
     np.testing.assert_array_equal(tp.class_agreement(fuzzy_set, np.arange(300)), 0)
+
+
+@pytest.mark.parametrize("exponent", [0.02, 0.1, 0.3, 1.0, 5.0])
+def test_power_leaves_about_half_of_the_weight(rng, exponent):
+    """The largest of the powers that leaves .55, by a search in float64."""
+    agreement = rng.uniform(size=2000) ** exponent
+    power = float(tp.choose_agreement_power(agreement))
+    powers = [4 * 2 ** (i / 4) for i in range(17)]
+    fitting = [p for p in powers if np.mean(agreement**p) >= 0.55]
+    assert power == pytest.approx(max(fitting, default=4), rel=1e-6)
+
+
+def test_power_by_hand():
+    """Half of the samples agree wholly: .5 + .5 a^g >= .55 where a^g >= .1."""
+    assert float(tp.choose_agreement_power([1.0, 1.0, 0.0])) == 64
+    assert float(tp.choose_agreement_power([0.0, 0.5])) == 4
+    # .8^8 = .168 and .8^9.51 = .120 are above, .8^11.3 = .080 is below.
+    assert float(tp.choose_agreement_power([1.0, 0.8])) == pytest.approx(8 * 2**0.25)
+
+
+def test_weights_are_powers_of_the_agreement(rng):
+    agreement = jnp.asarray(rng.uniform(0.001, 1, size=100), jnp.float32)
+    for power in (0.0, 1.0, 4.0):
+        np.testing.assert_allclose(agreement_weights(agreement, power), agreement**power, rtol=1e-6)
+    weights = np.asarray(agreement_weights(agreement, 64.0))
+    assert (weights >= 0.00099 * np.asarray(agreement) ** 4).all()  # those unclear have an order
+    np.testing.assert_allclose(weights, np.maximum(agreement**64, agreement**4 / 1000), rtol=1e-5)
+    assert (np.diff(weights[np.argsort(agreement)]) >= 0).all()
+    assert float(agreement_weights(jnp.zeros(1), 64.0)[0]) > 0
 
 
 def test_a_point_without_edges_agrees_with_itself():

@@ -119,6 +119,7 @@ DISCRETE = {
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 3, key=jax.random.key(0)),
     "select": lambda x: tp.select(_fuzzy_set(x), x[:, 0], 0.5).kept,
     "class_agreement": lambda x: tp.class_agreement(_fuzzy_set(x), np.arange(9) // 3),
+    "choose_agreement_power": lambda x: tp.choose_agreement_power(1 / (1 + x[:, 0] ** 2)),
     "choose_beta": lambda x: tp.choose_beta(
         x, _fuzzy_set(x), x[:, 0], strata=np.arange(9) // 3, ratio=0.5
     ),

@@ -38,6 +38,7 @@ from ._rank import rank as rank
 from ._results import RESULTS as RESULTS
 from ._score import structural_complexity as structural_complexity
 from ._select import Selection as Selection
+from ._select import choose_agreement_power as choose_agreement_power
 from ._select import class_agreement as class_agreement
 from ._select import kept_count as kept_count
 from ._select import select as select

@@ -26,7 +26,13 @@ from ._plan import fitting_tiles, problem_of
 from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
-from ._select import class_agreement, kept_count, select
+from ._select import (
+    agreement_weights,
+    choose_agreement_power,
+    class_agreement,
+    kept_count,
+    select,
+)
 from ._spectral import (
     check_manifold,
     components_for,
@@ -42,7 +48,6 @@ _DEFAULT_SEED = 0
 _BETA_WITH_LABELS = -1.0
 # Enough for the scores: what further rounds still turn are nearly equal eigenvectors.
 _ROUNDS, _TOLERANCE = 12, 0.01
-_LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 
 
 class Ranking(eqx.Module):
@@ -85,7 +90,7 @@ def rank(
     manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | Array | None = None,
-    agreement_power: float = 4.0,
+    agreement_power: float | None = None,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     checkpoint: str | os.PathLike[str] | None = None,
@@ -102,12 +107,13 @@ def rank(
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
        points in z, of its own connected component of mu, and of its own class where labels are
        given.
-    5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
-       one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
-       at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among
-       another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at
-       which what is kept stands for the rest nearly as well as at 0 (`choose_beta`): simple
-       samples are preferred, as nothing tells which of the complex ones can be trusted.
+    5. w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), r_i = rank of s_i within its class
+       (without labels: within one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is
+       `class_agreement(mu)_i`, at least .001, gamma is 4 to 64, the larger the better the classes
+       lie apart (`choose_agreement_power`), and beta = -1: complex samples are preferred, unless
+       they lie among another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2,
+       1/4 and 0 at which what is kept stands for the rest nearly as well as at 0 (`choose_beta`):
+       simple samples are preferred, as nothing tells which of the complex ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
@@ -147,6 +153,7 @@ def rank(
     - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
       -1 with labels, and without them chosen from the data, whatever the ratio.
     - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
+      Unless given, chosen from the data.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
@@ -212,7 +219,8 @@ def rank(
     m = checks.check_count(patch_size, name="patch_size", low=2)
     if beta is not None:
         beta = checks.check_beta(beta)
-    agreement_power = checks.check_number(agreement_power, name="agreement_power", low=0)
+    if agreement_power is not None:
+        agreement_power = checks.check_number(agreement_power, name="agreement_power", low=0)
     check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
 
@@ -468,8 +476,10 @@ def _order(
             beta = run.once("beta", partial(choose, progress=run, key=key))
         groups = {"strata": strata}
     else:
-        agreement = jnp.maximum(class_agreement(fuzzy_set, codes), _LEAST_AGREEMENT)
-        weights = agreement**agreement_power
+        agreement = class_agreement(fuzzy_set, codes)
+        if agreement_power is None:
+            agreement_power = choose_agreement_power(agreement)
+        weights = agreement_weights(agreement, agreement_power)
         name = "class neighbors"
         search = partial(nearest_neighbors, points, k, codes=codes, tile_bytes=tile_bytes)
         graph = run.once(name, partial(search, stage=name, progress=run), NeighborGraph)

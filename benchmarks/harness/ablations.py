@@ -26,7 +26,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The parts of `rank`; the defaults are its own.
+    """The parts of `rank`; the defaults are its own, with an agreement power of 4.
 
     - `labeled`: within classes, or within 20 strata of the manifold.
     - `manifold`: where patches are taken from: the "spectral" embedding in 16 dimensions as `rank`
@@ -40,7 +40,7 @@ class Variant:
       score of `baselines.discriminant_margin`: no manifold and no homology), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
     - `gamma`: weights are multiplied by a_j^gamma, a_j the `class_agreement` of sample j with its
-      class or stratum; None is 4 with labels and 0 without, as in `rank`.
+      class or stratum; None is 4 with labels and 0 without, as in `rank` before it chose.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
       "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata" is
       CCS on the score: the highest are cut, every stratum of the others gives as many.
@@ -81,6 +81,50 @@ class Variant:
         if self.manifold == "converged":
             return own(np.asarray(tp.spectral_embedding(stages.fuzzy_set, 16, tolerance=0)))
         return own(stages.points)
+
+
+@dataclasses.dataclass(frozen=True)
+class InCoordinates:
+    """`rank` with labels in discriminant coordinates, of the `share` of each class that has the
+    largest discriminant margin; the others come last."""
+
+    share: float = 1.0
+    agreement_power: float = 4.0
+    labeled: bool = True
+
+    def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
+        x = np.asarray(tp.discriminant_coordinates(features.values, labels))
+        margin = baselines.discriminant_margin(features.values, 0.5, labels=labels).scores
+        clear = np.asarray(group_rank(margin, _codes(labels))) < self.share
+        rows = np.flatnonzero(clear)
+        options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "normalize": False}
+        options["agreement_power"] = self.agreement_power
+        first = tp.rank(x[rows], ratio, labels=labels[rows], **options).order
+        return Order(np.concatenate([rows[np.asarray(first)], np.flatnonzero(~clear)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomOfAgreeing:
+    """As `baselines.discriminant_margin`, with the manifold in the place of the margin: random
+    among the `share` of each class of the largest `class_agreement` in discriminant coordinates."""
+
+    share: float = 0.5
+    labeled: bool = True
+
+    def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
+        codes = _codes(labels)
+        x = tp.discriminant_coordinates(features.values, labels)
+        fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(x, n_neighbors=15))
+        agreement = tp.class_agreement(fuzzy_set, codes)
+        apart = 1e-6 * jax.random.uniform(key, agreement.shape)  # many agree wholly
+        place = group_rank(apart - agreement, codes)
+        draw = jax.random.uniform(jax.random.fold_in(key, 7), agreement.shape)
+        order = jnp.argsort(jnp.where(place < self.share, draw, 1 + place), stable=True)
+        return Order(np.asarray(interleave(order.astype(jnp.int32), codes)))
+
+
+def _codes(labels) -> jax.Array:
+    return jnp.asarray(np.unique(labels, return_inverse=True)[1], jnp.int32)
 
 
 class _Stages:
@@ -136,7 +180,7 @@ class _Stages:
     def groups(self):
         """Within which scores are compared."""
         if self.labels is not None:
-            return jnp.asarray(np.unique(self.labels, return_inverse=True)[1], jnp.int32)
+            return _codes(self.labels)
         if self.strata_of not in self._strata:
             z = self.embedding(0) if self.strata_of == "embedding" else self.spectral
             made = tp.kmeans_strata(z, N_STRATA, key=self.strata_key)
@@ -325,8 +369,16 @@ _ON_THE_EMBEDDING = {
     for name, change in _CHANGES.items()
     if "manifold" not in change
 }
-ABLATIONS = {
+ABLATIONS: dict[str, Variant | InCoordinates | RandomOfAgreeing] = {
     f"{kind}: {name}": Variant(labeled, **change)
     for kind, labeled in (("labels", True), ("label-free", False))
     for name, change in (_CHANGES | _ON_THE_EMBEDDING).items()
+}
+ABLATIONS |= {
+    "labels: discriminant coordinates, of the clearest 50 %": InCoordinates(0.5),
+    "labels: discriminant coordinates, of the clearest 70 %": InCoordinates(0.7),
+    "labels: discriminant coordinates, agreement power 16": InCoordinates(agreement_power=16.0),
+    "labels: agreement in discriminant coordinates, random of the clearest 50 %": (
+        RandomOfAgreeing()
+    ),
 }

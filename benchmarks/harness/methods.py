@@ -57,9 +57,10 @@ def _d2_hard(f, ratio, y, key):
     return baselines.d2(f.values, ratio, labels=y, difficulty=hardness, cutoff=cutoff, key=key)
 
 
-def _ranked_in(coordinates):
+def _ranked_in(coordinates, **options):
     def choose(f, ratio, y, key):
-        return tp.rank(coordinates(f.values, y), ratio, labels=y, normalize=False, key=key)
+        x = coordinates(f.values, y)
+        return tp.rank(x, ratio, labels=y, normalize=False, key=key, **options)
 
     return choose
 
@@ -119,5 +120,20 @@ COMPARED = {
         Method("forgetting", _dynamic(baselines.forgetting), True, True, False),
     ]
 }
-PARTS = {name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()}
+_LEAST_POWER = [
+    Method("topoprune, agreement power 4", _labeled(tp.rank, agreement_power=4.0), labels=True),
+    Method(
+        "topoprune, discriminant coordinates, agreement power 4",
+        _ranked_in(tp.discriminant_coordinates, agreement_power=4.0),
+        labels=True,
+    ),
+    Method(
+        "topoprune, discriminant features, agreement power 4",
+        _ranked_in(tp.discriminant_features, agreement_power=4.0),
+        labels=True,
+    ),
+]
+PARTS = {method.name: method for method in _LEAST_POWER} | {
+    name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()
+}
 METHODS = COMPARED | PARTS
