@@ -204,7 +204,8 @@ def test_robustness_runs(tmp_path, test):
 @pytest.mark.parametrize("kind", ["labels", "label-free"])
 def test_parts_put_together_again_are_rank(frozen, kind):
     samples, features = frozen
-    own = METHODS["topoprune" if kind == "labels" else "topoprune, label-free"]
+    # With labels the parts are those of the power 4, whatever `rank` chooses.
+    own = METHODS[f"topoprune, {'agreement power 4' if kind == 'labels' else 'label-free'}"]
     with jax.numpy_rank_promotion("allow"):
         expected, found = (
             method.order(features, 0.9, samples.train_y, 3)
@@ -247,5 +248,20 @@ def test_what_lies_among_another_class_is_not_in_the_clearer_half():
     order = variant(features, 0.8, labels, jax.random.key(0)).order
     assert sorted(order) == list(range(60))
     assert not set(order[:30]) & set(wrong)
+    for name in ("of the clearest 50 %", "of the clearest 50 %, agreement power 0"):
+        variant = ABLATIONS[f"labels: discriminant coordinates, {name}"]
+        order = variant(features, 0.8, labels, jax.random.key(0)).order
+        assert sorted(order.tolist()) == list(range(60))
+        assert not set(order[:30].tolist()) & set(wrong)
+    variant = ABLATIONS["labels: discriminant coordinates, agreement power 16"]
+    order = variant(features, 0.8, labels, jax.random.key(0)).order
+    assert sorted(order.tolist()) == list(range(60))
+    assert not set(order[:12].tolist()) & set(wrong)
+    variant = ABLATIONS[
+        "labels: agreement in discriminant coordinates, random of the clearest 50 %"
+    ]
+    order = variant(features, 0.8, labels, jax.random.key(0)).order
+    assert sorted(order.tolist()) == list(range(60))
+    assert not set(order[:30].tolist()) & set(wrong)
     drawn = METHODS["discriminant margin, share 0.8"].order(features, 0.5, labels, 0)
     assert not set(drawn[:46].tolist()) & set(wrong)

@@ -377,6 +377,9 @@ ABLATIONS: dict[str, Variant | InCoordinates | RandomOfAgreeing] = {
 ABLATIONS |= {
     "labels: discriminant coordinates, of the clearest 50 %": InCoordinates(0.5),
     "labels: discriminant coordinates, of the clearest 70 %": InCoordinates(0.7),
+    "labels: discriminant coordinates, of the clearest 50 %, agreement power 0": InCoordinates(
+        0.5, agreement_power=0.0
+    ),
     "labels: discriminant coordinates, agreement power 16": InCoordinates(agreement_power=16.0),
     "labels: agreement in discriminant coordinates, random of the clearest 50 %": (
         RandomOfAgreeing()
