@@ -204,8 +204,7 @@ def test_robustness_runs(tmp_path, test):
 @pytest.mark.parametrize("kind", ["labels", "label-free"])
 def test_parts_put_together_again_are_rank(frozen, kind):
     samples, features = frozen
-    # With labels the parts are those of the power 4, whatever `rank` chooses.
-    own = METHODS[f"topoprune, {'agreement power 4' if kind == 'labels' else 'label-free'}"]
+    own = METHODS["topoprune" if kind == "labels" else "topoprune, label-free"]
     with jax.numpy_rank_promotion("allow"):
         expected, found = (
             method.order(features, 0.9, samples.train_y, 3)

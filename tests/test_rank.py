@@ -126,10 +126,7 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     scores = tp.structural_complexity(ranking.manifold, labels=digits[1])
     np.testing.assert_array_equal(scores, ranking.scores)
     within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
-    agreement = tp.class_agreement(fuzzy_set, digits[1])
-    power = tp.choose_agreement_power(agreement)
-    assert float(power) == 64  # six digits of ten agree wholly
-    weights = np.maximum(agreement**power, agreement**4 / 1000)
+    weights = tp.class_agreement(fuzzy_set, digits[1]) ** 4
     assert float(ranking.beta) == -1
     selection = tp.select(
         within, scores, 0.9, labels=digits[1], weights=weights, beta=float(ranking.beta)
@@ -177,12 +174,18 @@ def test_mislabeled_samples_are_left_out(digits):
     assert share(agreement_power=0.0) > 0.1
 
 
-def test_power_of_the_agreement_is_the_chosen_one(digits, ranking):
-    """Given, it is the same ranking; and where classes lie apart it is not the least."""
+def test_power_of_the_agreement_can_be_chosen(digits, ranking):
+    """Six digits of ten agree wholly, so it is the highest, and other samples are kept."""
+    points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    agreement = tp.class_agreement(fuzzy_set, digits[1])
+    assert float(tp.choose_agreement_power(agreement)) == 64
+    chosen = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=None)
     given = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=64.0)
-    np.testing.assert_array_equal(given.order, ranking.order)
-    least = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=4.0)
-    assert len(set(least.kept.tolist()) ^ set(ranking.kept.tolist())) > 20
+    np.testing.assert_array_equal(given.order, chosen.order)
+    assert len(set(chosen.kept.tolist()) ^ set(ranking.kept.tolist())) > 20
+    agreement = np.asarray(agreement)
+    assert agreement[chosen.kept].mean() > agreement[ranking.kept].mean() + 0.005
 
 
 def test_a_class_among_others_is_still_covered(rng):

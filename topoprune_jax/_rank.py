@@ -90,7 +90,7 @@ def rank(
     manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | Array | None = None,
-    agreement_power: float | None = None,
+    agreement_power: float | None = 4.0,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     checkpoint: str | os.PathLike[str] | None = None,
@@ -109,11 +109,11 @@ def rank(
        given.
     5. w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), r_i = rank of s_i within its class
        (without labels: within one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is
-       `class_agreement(mu)_i`, at least .001, gamma is 4 to 64, the larger the better the classes
-       lie apart (`choose_agreement_power`), and beta = -1: complex samples are preferred, unless
-       they lie among another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2,
-       1/4 and 0 at which what is kept stands for the rest nearly as well as at 0 (`choose_beta`):
-       simple samples are preferred, as nothing tells which of the complex ones can be trusted.
+       `class_agreement(mu)_i`, at least .001, gamma = 4 and beta = -1: complex samples are
+       preferred, unless they lie among another class. Without labels a_i = 1, and beta is the
+       largest of 2, 1, 1/2, 1/4 and 0 at which what is kept stands for the rest nearly as well as
+       at 0 (`choose_beta`): simple samples are preferred, as nothing tells which of the complex
+       ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
@@ -153,7 +153,7 @@ def rank(
     - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
       -1 with labels, and without them chosen from the data, whatever the ratio.
     - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
-      Unless given, chosen from the data.
+      None takes what `choose_agreement_power` finds in the data, 4 to 64: it says when to.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at

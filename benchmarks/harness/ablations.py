@@ -26,7 +26,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The parts of `rank`; the defaults are its own, with an agreement power of 4.
+    """The parts of `rank`; the defaults are its own.
 
     - `labeled`: within classes, or within 20 strata of the manifold.
     - `manifold`: where patches are taken from: the "spectral" embedding in 16 dimensions as `rank`
@@ -40,7 +40,7 @@ class Variant:
       score of `baselines.discriminant_margin`: no manifold and no homology), or "none".
     - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
     - `gamma`: weights are multiplied by a_j^gamma, a_j the `class_agreement` of sample j with its
-      class or stratum; None is 4 with labels and 0 without, as in `rank` before it chose.
+      class or stratum; None is 4 with labels and 0 without, as in `rank`.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;
       "simplest" keeps the lowest scores; "random" draws from the simplest three tenths; "strata" is
       CCS on the score: the highest are cut, every stratum of the others gives as many.

@@ -120,20 +120,15 @@ COMPARED = {
         Method("forgetting", _dynamic(baselines.forgetting), True, True, False),
     ]
 }
-_LEAST_POWER = [
-    Method("topoprune, agreement power 4", _labeled(tp.rank, agreement_power=4.0), labels=True),
+_CHOSEN_POWER = [
+    Method("topoprune, chosen power", _labeled(tp.rank, agreement_power=None), labels=True),
     Method(
-        "topoprune, discriminant coordinates, agreement power 4",
-        _ranked_in(tp.discriminant_coordinates, agreement_power=4.0),
-        labels=True,
-    ),
-    Method(
-        "topoprune, discriminant features, agreement power 4",
-        _ranked_in(tp.discriminant_features, agreement_power=4.0),
+        "topoprune, discriminant coordinates, chosen power",
+        _ranked_in(tp.discriminant_coordinates, agreement_power=None),
         labels=True,
     ),
 ]
-PARTS = {method.name: method for method in _LEAST_POWER} | {
+PARTS = {method.name: method for method in _CHOSEN_POWER} | {
     name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()
 }
 METHODS = COMPARED | PARTS
