@@ -181,8 +181,13 @@ def test_power_of_the_agreement_can_be_chosen(digits, ranking):
     agreement = tp.class_agreement(fuzzy_set, digits[1])
     assert float(tp.choose_agreement_power(agreement)) == 64
     chosen = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=None)
-    given = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=64.0)
-    np.testing.assert_array_equal(given.order, chosen.order)
+    np.testing.assert_array_equal(chosen.scores, ranking.scores)
+    weights = np.maximum(agreement**64, agreement**4 / 1000)
+    within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
+    covered = {"labels": digits[1], "weights": weights, "beta": -1.0}
+    expected = tp.select(within, chosen.scores, 0.9, **covered)
+    shared = set(expected.kept.tolist()) & set(chosen.kept.tolist())
+    assert len(shared) > 170  # unit rows in another precision may turn a tie
     assert len(set(chosen.kept.tolist()) ^ set(ranking.kept.tolist())) > 20
     agreement = np.asarray(agreement)
     assert agreement[chosen.kept].mean() > agreement[ranking.kept].mean() + 0.005

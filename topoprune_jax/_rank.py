@@ -27,6 +27,7 @@ from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
 from ._select import (
+    LEAST_AGREEMENT,
     agreement_weights,
     choose_agreement_power,
     class_agreement,
@@ -107,13 +108,12 @@ def rank(
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
        points in z, of its own connected component of mu, and of its own class where labels are
        given.
-    5. w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), r_i = rank of s_i within its class
-       (without labels: within one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is
-       `class_agreement(mu)_i`, at least .001, gamma = 4 and beta = -1: complex samples are
-       preferred, unless they lie among another class. Without labels a_i = 1, and beta is the
-       largest of 2, 1, 1/2, 1/4 and 0 at which what is kept stands for the rest nearly as well as
-       at 0 (`choose_beta`): simple samples are preferred, as nothing tells which of the complex
-       ones can be trusted.
+    5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
+       one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
+       at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among
+       another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at
+       which what is kept stands for the rest nearly as well as at 0 (`choose_beta`): simple
+       samples are preferred, as nothing tells which of the complex ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
@@ -153,7 +153,8 @@ def rank(
     - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
       -1 with labels, and without them chosen from the data, whatever the ratio.
     - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
-      None takes what `choose_agreement_power` finds in the data, 4 to 64: it says when to.
+      None takes what `choose_agreement_power` finds in the data, 4 to 64: it says when to. Then
+      w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), so that unclear samples have an order too.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
@@ -478,8 +479,9 @@ def _order(
     else:
         agreement = class_agreement(fuzzy_set, codes)
         if agreement_power is None:
-            agreement_power = choose_agreement_power(agreement)
-        weights = agreement_weights(agreement, agreement_power)
+            weights = agreement_weights(agreement, choose_agreement_power(agreement))
+        else:
+            weights = jnp.maximum(agreement, LEAST_AGREEMENT) ** agreement_power
         name = "class neighbors"
         search = partial(nearest_neighbors, points, k, codes=codes, tile_bytes=tile_bytes)
         graph = run.once(name, partial(search, stage=name, progress=run), NeighborGraph)

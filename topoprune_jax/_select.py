@@ -14,7 +14,7 @@ from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Progress
 
 DEFAULT_BETA = 1.0
-_LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
+LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 _POWERS = tuple(4.0 * 2 ** (i / 4) for i in range(17))  # 4 to 64
 _WEIGHED = 0.55  # mean weight that the power leaves, where it is above the least
 _UNCLEAR = 1e-3  # of what the least power would weigh them, so that they have an order too
@@ -282,7 +282,7 @@ def _power(agreement: Float[Array, " n"]) -> Float[Array, ""]:
 @jax.jit
 def agreement_weights(agreement: Float[Array, " n"], power) -> Float[Array, " n"]:
     """max(a^gamma, a^4 / 1000): a power of at most 4 is what it says."""
-    agreement = jnp.maximum(agreement, _LEAST_AGREEMENT)
+    agreement = jnp.maximum(agreement, LEAST_AGREEMENT)
     power = jnp.asarray(power, agreement.dtype)
     least = agreement ** jnp.minimum(power, _POWERS[0])
     return jnp.maximum(agreement**power, _UNCLEAR * least)
