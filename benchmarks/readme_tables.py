@@ -49,6 +49,8 @@ SHOWN = {
     "topoprune, label-free": "**`rank` without labels**",
     "topoprune, discriminant features": "`rank` with labels, in `discriminant_features`",
     "topoprune, discriminant coordinates": "`rank` with labels, in `discriminant_coordinates`",
+    "topoprune, chosen power": "`rank` with labels, `agreement_power=None`",
+    "topoprune, discriminant coordinates, chosen power": "the same in `discriminant_coordinates`",
     "ccs with AUM": "ccs with AUM (needs logits of a training)",
     "discriminant margin": "discriminant margin (no graph, no homology)",
 }
@@ -57,6 +59,8 @@ CIFAR = (
     "topoprune, label-free",
     "topoprune, discriminant features",
     "topoprune, discriminant coordinates",
+    "topoprune, chosen power",
+    "topoprune, discriminant coordinates, chosen power",
     "discriminant margin",
     "ccs with AUM",
     "herding",
