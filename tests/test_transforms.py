@@ -47,10 +47,10 @@ def _nearby(x):
     return tp.transform(state, x[:3] + 0.1)
 
 
-def _ranked(x, labels):
+def _ranked(x, labels, **options):
     # Coordinates and scores enlarge what programs round differently; what is kept stays.
-    options = tp.EmbeddingOptions(n_epochs=1)
-    ranking = tp.rank(x, 0.5, labels=labels, n_neighbors=4, patch_size=4, embedding=options)
+    options |= {"embedding": tp.EmbeddingOptions(n_epochs=1)}
+    ranking = tp.rank(x, 0.5, labels=labels, n_neighbors=4, patch_size=4, **options)
     return ranking.kept, ranking.removed, ranking.beta
 
 
@@ -126,6 +126,7 @@ DISCRETE = {
     "rips_generators": lambda x: tp.rips_generators(x).edges,
     "rank": lambda x: _ranked(x, None),
     "rank, labels": lambda x: _ranked(x, np.arange(9) // 3),
+    "rank, chosen power": lambda x: _ranked(x, np.arange(9) // 3, agreement_power=None),
 }
 
 

@@ -26,14 +26,7 @@ from ._plan import fitting_tiles, problem_of
 from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
-from ._select import (
-    LEAST_AGREEMENT,
-    agreement_weights,
-    choose_agreement_power,
-    class_agreement,
-    kept_count,
-    select,
-)
+from ._select import agreement_weights, class_agreement, kept_count, select
 from ._spectral import (
     check_manifold,
     components_for,
@@ -221,7 +214,9 @@ def rank(
     if beta is not None:
         beta = checks.check_beta(beta)
     if agreement_power is not None:
-        agreement_power = checks.check_number(agreement_power, name="agreement_power", low=0)
+        hint = "None lets the data choose."
+        name = "agreement_power"
+        agreement_power = checks.check_number(agreement_power, name=name, low=0, hint=hint)
     check_options(embedding, name="embedding")
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
 
@@ -477,11 +472,7 @@ def _order(
             beta = run.once("beta", partial(choose, progress=run, key=key))
         groups = {"strata": strata}
     else:
-        agreement = class_agreement(fuzzy_set, codes)
-        if agreement_power is None:
-            weights = agreement_weights(agreement, choose_agreement_power(agreement))
-        else:
-            weights = jnp.maximum(agreement, LEAST_AGREEMENT) ** agreement_power
+        weights = agreement_weights(class_agreement(fuzzy_set, codes), agreement_power)
         name = "class neighbors"
         search = partial(nearest_neighbors, points, k, codes=codes, tile_bytes=tile_bytes)
         graph = run.once(name, partial(search, stage=name, progress=run), NeighborGraph)

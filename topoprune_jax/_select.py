@@ -14,7 +14,7 @@ from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Progress
 
 DEFAULT_BETA = 1.0
-LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
+_LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 _POWERS = tuple(4.0 * 2 ** (i / 4) for i in range(17))  # 4 to 64
 _WEIGHED = 0.55  # mean weight that the power leaves, where it is above the least
 _UNCLEAR = 1e-3  # of what the least power would weigh them, so that they have an order too
@@ -260,12 +260,13 @@ def choose_agreement_power(agreement: ArrayInput) -> Float[Array, ""]:
     ```
     """
     hint = "Pass what `class_agreement` returns."
-    shape = checks.as_array(agreement, name="agreement").shape
-    if len(shape) != 1 or shape[0] == 0:
+    values = checks.as_array(agreement, name="agreement")
+    if values.ndim != 1 or not values.size:
         raise ValueError(
-            f"`agreement` must have shape (n,), one share a sample; got shape {shape}. {hint}"
+            "`agreement` must have shape (n,), one share a sample; got shape "
+            f"{values.shape}. {hint}"
         )
-    shares = checks.check_nonnegative(agreement, shape[0], name="agreement", hint=hint)
+    shares = checks.check_nonnegative(values, values.size, name="agreement", hint=hint)
     shares = jnp.asarray(shares, checks.float_dtype(shares.dtype))
     if not checks.is_traced(shares) and (most := float(jnp.max(shares))) > 1:
         raise ValueError(f"`agreement` must be at most 1; got {most:g}. {hint}")
@@ -279,12 +280,17 @@ def _power(agreement: Float[Array, " n"]) -> Float[Array, ""]:
     return powers[jnp.maximum(jnp.sum(means >= _WEIGHED) - 1, 0)]
 
 
+def agreement_weights(agreement: Float[Array, " n"], power: float | None) -> Float[Array, " n"]:
+    """a^gamma; where gamma is chosen, max(a^gamma, a^4 / 1000)."""
+    if power is None:
+        return _chosen_weights(agreement, choose_agreement_power(agreement))
+    return jnp.maximum(agreement, _LEAST_AGREEMENT) ** power
+
+
 @jax.jit
-def agreement_weights(agreement: Float[Array, " n"], power) -> Float[Array, " n"]:
-    """max(a^gamma, a^4 / 1000): a power of at most 4 is what it says."""
-    agreement = jnp.maximum(agreement, LEAST_AGREEMENT)
-    power = jnp.asarray(power, agreement.dtype)
-    least = agreement ** jnp.minimum(power, _POWERS[0])
+def _chosen_weights(agreement: Float[Array, " n"], power: Float[Array, ""]) -> Float[Array, " n"]:
+    agreement = jnp.maximum(agreement, _LEAST_AGREEMENT)
+    least = agreement ** jnp.asarray(_POWERS[0], agreement.dtype)
     return jnp.maximum(agreement**power, _UNCLEAR * least)
 
 
