@@ -5,6 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
@@ -17,6 +18,7 @@ from ._sums import sums_by_row
 from ._types import Array, Progress
 
 LEADERS = 8  # samples evaluated anew at a time; a step of the loop costs little more than for one
+_LEVELS = 4  # of maxima of bounds: with three, looking for leaders takes longer than their gains
 _REVERSE_CHUNK = 16  # reverse edges looked at in one go; most points have fewer
 _PICKS_PER_CALL = 4096
 _ROUNDS_PER_CALL = 256
@@ -24,11 +26,10 @@ _GAIN_BITS = 30  # of the largest gain, in the units of a greedy in rounds
 
 
 class _Greedy(eqx.Module):
-    """State of the lazy greedy. `bound` is at least the gain of each sample, -inf once picked."""
+    """State of the lazy greedy. The last of the `levels` bounds the gain of each sample, -inf once
+    picked; each level before it holds the maxima of the last axis of the next."""
 
-    bound: Float[Array, "blocks rows width"]
-    row_best: Float[Array, "blocks rows"]  # maximum of each row of `bound`
-    best: Float[Array, " blocks"]  # of each block
+    levels: tuple[Float[Array, "..."], ...]
     covered: Float[Array, " n"]
     order: Int[Array, " n"]
     count: Int[Array, ""]
@@ -44,7 +45,7 @@ def greedy_coverage(
 ) -> Int[Array, " n"]:
     """The greedy order of weighted coverage; edges between different codes do not count.
 
-    At least `n_picks` of its places are filled, the first ones; all unless given.
+    At least `n_picks` of its places hold it, the first ones; all unless given.
 
     Lazy (Minoux 1978): gains only fall, so an old gain is a bound. The samples that lead the blocks
     of the largest bounds are evaluated anew, and the largest of all is picked once it is fresh.
@@ -57,12 +58,13 @@ def greedy_coverage(
         return greedy_in_rounds(fuzzy_set, weights, codes, n_picks=n_picks, progress=progress)
     edges, state = _start(fuzzy_set, weights, codes)
     traced = checks.is_traced(state.covered)
+    total = n if n_picks is None else n_picks
     per_call = n if traced else _PICKS_PER_CALL
 
-    def some_picks(state: _Greedy, _: int) -> _Greedy:
-        return _pick(edges, weights, state, per_call)
+    def some_picks(state: _Greedy, done: int) -> _Greedy:
+        return _pick(edges, weights, state, np.int32(min(per_call, total - done)))
 
-    steps = Steps("selection", n if n_picks is None else n_picks, progress, size=per_call)
+    steps = Steps("selection", total, progress, size=per_call)
     return steps.end(steps.carry(some_picks, state).order)
 
 
@@ -100,23 +102,19 @@ def _start(
 ) -> tuple[Edges, _Greedy]:
     n = weights.shape[0]
     edges = edges_within(fuzzy_set, codes)
-    # A look through one number of every block, one block's rows and one row is short for every n.
-    width = max(1, round(n ** (1 / 3)))
-    rows = max(1, math.isqrt(-(-n // width)))
-    blocks = -(-n // (width * rows))
     # The gain of a first pick; a little more, because these sums are in another order than `_gain`.
     own = jnp.sum(edges.memberships * weights[edges.indices], axis=1)
     reverse = edges.reverse_memberships * weights[edges.reverse_indices]
     reverse = jax.ops.segment_sum(reverse, edges.reverse_rows, n, indices_are_sorted=True)
     bound = (weights + own + reverse) * 1.0001
     bound = jnp.where(jnp.isnan(bound), 0, bound)
-    bound = jnp.pad(bound, (0, blocks * rows * width - n), constant_values=-jnp.inf)
-    bound = bound.reshape(blocks, rows, width)
-    row_best = jnp.max(bound, axis=2)
+    shape = _shape_of_levels(n)
+    bound = jnp.pad(bound, (0, math.prod(shape) - n), constant_values=-jnp.inf)
+    levels = (bound.reshape(shape),)
+    while len(levels) < len(shape):
+        levels = (jnp.max(levels[0], axis=-1), *levels)
     start = _Greedy(
-        bound=bound,
-        row_best=row_best,
-        best=jnp.max(row_best, axis=1),
+        levels=levels,
         covered=jnp.zeros_like(weights),
         order=jnp.zeros(n, jnp.int32),
         count=jnp.zeros((), jnp.int32),
@@ -124,54 +122,58 @@ def _start(
     return edges, varying_with(start, bound)
 
 
-@eqx.filter_jit
-def _pick(edges: Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: int) -> _Greedy:
-    """Up to `n_picks` more picks."""
-    n, (_, n_rows, width) = weights.shape[0], state.bound.shape
-    stop = jnp.minimum(state.count + n_picks, n)
+def _shape_of_levels(n: int) -> tuple[int, ...]:
+    """The sides of a cube with room for n bounds, about twice as long in the direction whose
+    largest lead: what is looked through for each is short for every n."""
+    width = max(1, math.ceil((n / 2) ** (1 / _LEVELS)))
+    return (-(-n // width ** (_LEVELS - 1)), *(width,) * (_LEVELS - 1))
 
-    n_leaders = min(LEADERS, state.best.shape[0])
+
+@jax.jit
+def _pick(
+    edges: Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: Int[Array, ""]
+) -> _Greedy:
+    """Up to `n_picks` more picks."""
+    n, shape = weights.shape[0], state.levels[-1].shape
+    stop = jnp.minimum(state.count + n_picks, n)
+    n_leaders = min(LEADERS, shape[0])
 
     # Every update is a masked write in place, and no array is read once it is written: a `cond`, or
     # a maximum of what was just written, would copy the whole state each time.
     def evaluate(state: _Greedy) -> _Greedy:
-        _, blocks = lax.top_k(state.best, n_leaders)
-        blocks = blocks.astype(jnp.int32)
-        of_rows = state.row_best[blocks]
-        rows = jnp.argmax(of_rows, axis=1).astype(jnp.int32)
-        of_places = state.bound[blocks, rows]
-        places = jnp.argmax(of_places, axis=1).astype(jnp.int32)
-        is_row = jnp.arange(n_rows, dtype=jnp.int32)[None, :] == rows[:, None]
-        is_place = jnp.arange(width, dtype=jnp.int32)[None, :] == places[:, None]
-        leaders = (blocks * n_rows + rows) * width + places
+        largest, blocks = lax.top_k(state.levels[0], n_leaders)
+        path: tuple[Array, ...] = (blocks.astype(jnp.int32),)
+        leaders, besides = path[0], []  # of each level the maxima before and after the leader's
+        for values in state.levels[1:]:
+            row = values[path]
+            place = jnp.argmax(row, axis=1).astype(jnp.int32)
+            path = (*path, place)
+            leaders = leaders * row.shape[1] + place
+            places = jnp.arange(row.shape[1], dtype=jnp.int32)[None, :]
+            sides = (places < place[:, None], places > place[:, None])
+            besides.append([jnp.max(jnp.where(side, row, -jnp.inf), axis=1) for side in sides])
         gains = jax.vmap(lambda i: _gain(edges, weights, state.covered, i))(
             jnp.minimum(leaders, n - 1)
         )
         # A gain that is NaN (weights or memberships were) must not stop the loop from ending.
         gains = jnp.where(jnp.isnan(gains), 0, gains)
-        gains = jnp.where(state.best[blocks] > -jnp.inf, gains, -jnp.inf)
-
-        def with_gains(gains: Array) -> tuple[Array, Array, Array, Array]:
-            """The leaders' rows and their maxima; the maxima of their blocks' rows and blocks."""
-            new = jnp.where(is_place, gains[:, None], of_places)
-            row_best = jnp.max(new, axis=1)
-            new_rows = jnp.where(is_row, row_best[:, None], of_rows)
-            return new, row_best, new_rows, jnp.max(new_rows, axis=1)
-
-        new, _, new_rows, best = with_gains(gains)
-        block = jnp.argmax(state.best.at[blocks].set(best)).astype(jnp.int32)
+        gains = jnp.where(largest > -jnp.inf, gains, -jnp.inf)
         # Picked is the leader that is now the first of the largest bounds, if one of them is.
-        first_row = jnp.argmax(new_rows, axis=1).astype(jnp.int32)
-        first_place = jnp.argmax(new, axis=1).astype(jnp.int32)
-        picked = (blocks == block) & (first_row == rows) & (first_place == places)
+        best, is_first = gains, jnp.ones(n_leaders, bool)
+        for before, after in reversed(besides):
+            is_first = is_first & (best > before) & (best >= after)
+            best = jnp.maximum(jnp.maximum(before, after), best)
+        block = jnp.argmax(state.levels[0].at[blocks].set(best)).astype(jnp.int32)
+        picked = (path[0] == block) & is_first
         leads = jnp.any(picked)
         i = leaders[jnp.argmax(picked)]
-        gains = jnp.where(picked, -jnp.inf, gains)
-        _, row_best, _, best = with_gains(gains)
+        best = jnp.where(picked, -jnp.inf, gains)
+        levels = (state.levels[-1].at[path].set(best),)
+        for values, (before, after) in zip(state.levels[-2::-1], besides[::-1], strict=True):
+            best = jnp.maximum(jnp.maximum(before, after), best)
+            levels = (values.at[path[: values.ndim]].set(best), *levels)
         return _Greedy(
-            bound=state.bound.at[blocks, rows, places].set(gains),
-            row_best=state.row_best.at[blocks, rows].set(row_best),
-            best=state.best.at[blocks].set(best),
+            levels=levels,
             covered=_cover(edges, state.covered, i, leads),
             order=state.order.at[jnp.where(leads, state.count, n)].set(i, mode="drop"),
             count=state.count + leads.astype(state.count.dtype),

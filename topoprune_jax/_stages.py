@@ -33,8 +33,8 @@ _FORCE = 1.85  # operations for an edge or a repelling point, in two dimensions
 _PATCH = 2.4  # operations for a pair of points of a patch
 _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 3.0  # times that the coordinates are moved for a center
-_EVALUATIONS, _FIRST_EVALUATIONS = 4.3, 8.0  # steps for a pick; for the first tenth of the picks
-_LOOKED_THROUGH = 0.6  # operations for a bound
+_EVALUATIONS, _FIRST_EVALUATIONS = 0.9, 2.4  # steps for a pick; for the first tenth of the picks
+_LOOKED_THROUGH = 57.0  # operations for a bound, with what it waits for memory
 # Of an accelerator, fitted to one H200 (benchmarks/results/scale.json) in the rates of `_speed`,
 # whose arrays are too small to bring one to its best.
 _HALVES = 3.15  # numbers for a feature in the wide search
@@ -429,14 +429,14 @@ def _greedy_numbers(p: Problem) -> float:
 
 
 def _greedy_work(p: Problem, picks: float, evaluations: float, platform: str) -> Work:
-    """Every evaluation is a step that looks through a few rows of a cube of n bounds; a round of an
-    accelerator looks at all edges."""
+    """Every evaluation is a step that looks through a few rows of a cube of n bounds in four
+    dimensions; a round of an accelerator looks at all edges."""
     if platform != "cpu":
         rounds = _ROUNDS_OF_PICKS * p.n**0.25
         return Work(streamed=_ROUND * rounds * p.n * p.k, steps=_STEPS_OF_ROUND * rounds)
     steps = evaluations * picks
     return Work(
         streamed=40.0 * p.n * p.k,
-        operations=_LOOKED_THROUGH * steps * _coverage.LEADERS * p.n ** (1 / 3),
+        operations=_LOOKED_THROUGH * steps * _coverage.LEADERS * p.n**0.25,
         steps=steps,
     )
