@@ -774,6 +774,11 @@ OTHERS = {
         "ValueError",
         "`power` must be positive",
     ),
+    "complexity exact_up_to": (
+        lambda: tp.structural_complexity(GOOD, exact_up_to=-1),
+        "ValueError",
+        "`exact_up_to` must be at least 0; got -1",
+    ),
     "complexity patch_size": (
         lambda: tp.structural_complexity(GOOD, patch_size=8.0),
         "TypeError",

@@ -21,9 +21,11 @@ from topoprune_jax import (
     _coverage,
     _embedding,
     _files,
+    _graph,
     _graph_boxes,
     _graph_exact,
     _lanes,
+    _rank,
     _score,
     _steps,
 )
@@ -142,6 +144,32 @@ def resume(features, folder, *, stop=None, ratio=0.9, **options):
         **{"embedding": OPTIONS, "checkpoint": folder, "progress": progress, **options},
     )
     return ranking, calls
+
+
+def test_a_search_that_found_too_little_is_taken_up(features, tmp_path, monkeypatch):
+    """By blocks first, then exactly: stopped in either, what is kept is the exact ranking."""
+    exact = tp.rank(features, 0.9, embedding=OPTIONS, neighbors="exact")
+    monkeypatch.setattr(_graph, "_EXACT_ON_CPU", 100)
+    monkeypatch.setattr(_rank, "LEAST_RECALL", 2.0)
+    whole, calls = resume(features, tmp_path / "whole")
+    several = [call for call in calls if call[0] == "neighbors"]
+    assert several
+    assert several[: len(several) // 2] == several[len(several) // 2 :]
+    for time in (1, 2):
+        seen, folder = [], tmp_path / str(time)
+
+        def stop(stage, done, total, seen=seen, time=time):
+            seen.append((stage, done))
+            if seen.count(("neighbors", 2)) == time:
+                raise StopHereError
+
+        with pytest.raises(StopHereError):
+            tp.rank(features, 0.9, embedding=OPTIONS, checkpoint=folder, progress=stop)
+        ranking, calls = resume(features, folder)
+        assert_same(ranking, whole)
+        again = [call for call in calls if call[0] == "neighbors"]
+        assert 0 < len(again) < len(several) / time
+    np.testing.assert_array_equal(whole.order, exact.order)
 
 
 def kept_files(folder):

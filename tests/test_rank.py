@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 import topoprune_jax as tp
+from topoprune_jax import _graph
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,37 @@ def free_ranking(digits):
 def assert_same(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_auto_takes_blocks_where_they_find_nearly_all(rng, monkeypatch):
+    """Near a surface they do; among independent features too few, and there it is exact."""
+    n = 18_500
+    monkeypatch.setattr(_graph, "_EXACT_ON_CPU", n - 1)
+    quick = {"embedding": tp.EmbeddingOptions(n_epochs=0), "beta": 0.0, "patch_size": 8}
+    surface = rng.uniform(size=(n, 2)).astype(np.float32)
+    surface = np.concatenate([surface, np.sin(6 * surface), np.cos(4 * surface)], axis=1)
+    assert _graph.method_for("auto", n) == "auto"
+    for features, method in ((surface, "blocks"), (rng.normal(size=(n, 40)), "exact")):
+        found = tp.rank(features, 0.9, **quick)
+        asked = tp.rank(features, 0.9, neighbors=method, **quick)
+        assert float(found.recall) == float(asked.recall)
+        assert_same(found.order, asked.order)
+        assert (float(found.recall) < 1) == (method == "blocks")
+    assert float(tp.knn_graph(features, method="blocks").recall) < 0.95
+
+
+def test_what_auto_and_patches_do_follows_from_the_number_of_samples():
+    sizes = (30_000, 30_001, 100_000, 100_001)
+    assert [_graph.method_for("auto", n, "cpu") for n in sizes] == [
+        "exact",
+        "auto",
+        "auto",
+        "blocks",
+    ]
+    assert {_graph.method_for("auto", n, "gpu") for n in sizes} == {"exact"}
+    assert _graph.method_for("projected", 10**6, "cpu") == "projected"
+    limits = [_graph.exact_patches_for(name) for name in ("auto", "blocks", "exact", "projected")]
+    assert limits == [25_000, 25_000, 50_000, 50_000]
 
 
 def test_shapes_and_types(ranking, digits):

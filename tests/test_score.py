@@ -126,14 +126,15 @@ def test_many_calls_give_what_one_gives(rng, monkeypatch):
     assert calls == [("complexity", done, 3) for done in range(4)]
 
 
-def test_patches_by_blocks_are_nearly_the_true_ones(rng, monkeypatch):
+def test_patches_by_blocks_are_nearly_the_true_ones(rng):
     """Of many points in more than 4 dimensions, each of which is scored once."""
     places = rng.uniform(size=(20_001, 3))
     points = np.concatenate([places, np.sin(6 * places)], axis=1).astype(np.float32)
     exact = np.asarray(tp.structural_complexity(points, patch_size=16))
-    monkeypatch.setattr(_graph, "_EXACT_PATCHES_ON_CPU", 20_000)
-    assert isinstance(_graph.neighbor_search(jnp.asarray(points), 15, codes=None), BlockSearch)
-    found = np.asarray(tp.structural_complexity(points, patch_size=16))
+    asked = {"exact_up_to": 20_000}
+    search = _graph.neighbor_search(jnp.asarray(points), 15, codes=None, **asked)
+    assert isinstance(search, BlockSearch)
+    found = np.asarray(tp.structural_complexity(points, patch_size=16, **asked))
     assert np.isclose(found, exact, rtol=1e-5).mean() > 0.9
     np.testing.assert_array_less(0, found)
     assert found.min() == pytest.approx(exact.min(), rel=0.2)
@@ -141,16 +142,16 @@ def test_patches_by_blocks_are_nearly_the_true_ones(rng, monkeypatch):
     assert correlation > 0.99
 
 
-def test_large_groups_are_sought_by_blocks_and_small_ones_exactly(rng, monkeypatch):
+def test_large_groups_are_sought_by_blocks_and_small_ones_exactly(rng):
     sizes = [9_000, 21_000, 40, 1]
     codes = rng.permutation(np.repeat(np.arange(4), sizes))
     places = rng.uniform(size=(len(codes), 3))
     points = np.concatenate([places, np.sin(6 * places)], axis=1).astype(np.float32)
     exact = np.asarray(tp.structural_complexity(points, labels=codes, patch_size=8))
-    monkeypatch.setattr(_graph, "_EXACT_PATCHES_ON_CPU", 20_000)
-    search = _graph.neighbor_search(jnp.asarray(points), 7, codes=jnp.asarray(codes))
+    asked = {"exact_up_to": 20_000}
+    search = _graph.neighbor_search(jnp.asarray(points), 7, codes=jnp.asarray(codes), **asked)
     assert isinstance(search, GroupSearch)
-    found = np.asarray(tp.structural_complexity(points, labels=codes, patch_size=8))
+    found = np.asarray(tp.structural_complexity(points, labels=codes, patch_size=8, **asked))
     np.testing.assert_array_equal(found[codes != 1], exact[codes != 1])
     close = np.isclose(found, exact, rtol=1e-5)[codes == 1]
     assert close.mean() > 0.9

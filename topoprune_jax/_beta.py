@@ -15,7 +15,7 @@ from ._select import kept_by_strata, select
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Key, Progress
 
-_SAMPLES = 20_000
+_SAMPLES = 10_000
 _ROUNDING = 0.01  # of a product of a count and a float32; counts are whole numbers
 _TILE_NUMBERS = 1 << 22  # similarities of samples and kept samples at a time: 16 MiB
 
@@ -60,7 +60,7 @@ def choose_beta(
     - `tolerance`: by how much the disagreement may rise, as a fraction of that of pure coverage.
     - `ratio`: the fraction removed in the comparison.
     - `progress`: called with ("beta", done, total).
-    - `key`: draws the 20,000 samples that the disagreement is measured on where there are more;
+    - `key`: draws the 10,000 samples that the disagreement is measured on where there are more;
       `jax.random.key(0)` unless given.
 
     **Returns:** one of `betas`, or 0.

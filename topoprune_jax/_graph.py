@@ -1,5 +1,6 @@
 """The graph of nearest neighbors: what a user asks for, and what a search gives."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -24,8 +25,11 @@ METHODS = ("exact", "projected", "blocks")
 NEIGHBORS = ("auto", *METHODS)
 """The names that `neighbors` of `rank` may have."""
 _ROUNDING = 1e-3  # of distances from elsewhere: two that close may stand in either order
-_EXACT_ON_CPU = 100_000  # points up to which "auto" compares all with all on a CPU
-_EXACT_PATCHES_ON_CPU = 50_000  # the same for patches, whose neighbors are many
+# Points up to which "auto" compares all with all on a CPU, and up to which it does so where blocks
+# have missed too many: there it takes half a minute, beyond it much more.
+_EXACT_ON_CPU, _EXACT_AGAIN_ON_CPU = 30_000, 100_000
+LEAST_RECALL = 0.95
+EXACT_PATCHES_ON_CPU = 25_000  # the first for patches, whose neighbors are many
 
 
 class NeighborGraph(eqx.Module):
@@ -362,15 +366,25 @@ def _check_range(graph: NeighborGraph) -> None:
 
 
 def method_for(neighbors: str, n: int, platform: str | None = None) -> str:
-    """The method of `knn_graph` that one of `NEIGHBORS` means for n points."""
+    """The method of `knn_graph` that one of `NEIGHBORS` means for n points; "auto" where that is
+    "blocks" unless it finds too little."""
     if neighbors != "auto":
         return neighbors
-    return "blocks" if n > _EXACT_ON_CPU and backend.is_cpu(platform) else "exact"
+    if n <= _EXACT_ON_CPU or not backend.is_cpu(platform):
+        return "exact"
+    return "auto" if n <= _EXACT_AGAIN_ON_CPU else "blocks"
 
 
-def patches_by_blocks(n: int, platform: str | None = None) -> bool:
+def exact_patches_for(method: str) -> int:
+    """Points of a group up to which patches are exact on a CPU, by how neighbors are sought."""
+    return EXACT_PATCHES_ON_CPU * (1 if method in ("auto", "blocks") else 2)
+
+
+def patches_by_blocks(
+    n: int, platform: str | None = None, *, exact_up_to: int = EXACT_PATCHES_ON_CPU
+) -> bool:
     """Whether patches of n points in more than a few dimensions are sought by blocks."""
-    return n > _EXACT_PATCHES_ON_CPU and backend.is_cpu(platform)
+    return n > exact_up_to and backend.is_cpu(platform)
 
 
 def _largest(codes: Int[Array, " n"]) -> int:
@@ -436,19 +450,21 @@ def neighbor_search(
     codes: Int[Array, " n"] | None,
     mesh: Mesh | None = None,
     most_rows: int | None = None,
+    exact_up_to: int = EXACT_PATCHES_ON_CPU,
 ) -> BoxSearch | BlockSearch | ExactSearch | GroupSearch:
     """The Euclidean search of `nearest_neighbors` one part at a time, for those who need no graph:
     `part(i)[0]` are the neighbors of the points `place(i)`, for i < `calls`; n is none.
 
-    By blocks among many points of a group on one CPU. A part of the exact search and of that by
-    blocks has about `most_rows` points at most.
+    By blocks among more than `exact_up_to` points of a group on one CPU. A part of the exact search
+    and of that by blocks has about `most_rows` points at most.
     """
     if is_worthwhile(points, k):
         return BoxSearch(points, k, codes, mesh)
-    if mesh is None and codes is None and patches_by_blocks(points.shape[0]):
+    by_blocks = partial(patches_by_blocks, exact_up_to=exact_up_to)
+    if mesh is None and codes is None and by_blocks(points.shape[0]):
         search = block_search(points, k, most_rows)
         if search is not None:
             return search
-    if mesh is None and codes is not None and patches_by_blocks(_largest(codes)):
-        return GroupSearch(points, k, codes, _EXACT_PATCHES_ON_CPU, most_rows)
+    if mesh is None and codes is not None and by_blocks(_largest(codes)):
+        return GroupSearch(points, k, codes, exact_up_to, most_rows)
     return ExactSearch(points, k, "euclidean", codes, mesh, most_rows=most_rows)

@@ -240,9 +240,9 @@ def _and_held(free: int | None, held: int) -> int | None:
 
 
 def _with_method(problem: Problem, device: Any) -> Problem:
-    """The problem with the method that "auto" means."""
+    """The problem with the method that "auto" means, or begins with."""
     method = method_for(problem.neighbors, problem.n, device.platform)
-    return problem._replace(neighbors=method)
+    return problem._replace(neighbors="blocks" if method == "auto" else method)
 
 
 def _check_free(problem: Problem, needed: float, stage: str, free: int | None, device: Any) -> None:

@@ -19,7 +19,15 @@ from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
 from ._fuzzy import fuzzy_simplicial_set
-from ._graph import NEIGHBORS, NeighborGraph, check_graph, method_for, nearest_neighbors
+from ._graph import (
+    LEAST_RECALL,
+    NEIGHBORS,
+    NeighborGraph,
+    check_graph,
+    exact_patches_for,
+    method_for,
+    nearest_neighbors,
+)
 from ._graph_exact import TILE_BYTES
 from ._mesh import check_agreed, check_mesh, check_same, known
 from ._plan import fitting_tiles, problem_of
@@ -136,9 +144,12 @@ def rank(
     - `n_neighbors`: k of the graphs, at least 1; at most n - 1 are used.
     - `neighbors`: how the neighbors of the manifold's graph are found: `"exact"`, `"projected"`
       (many features) or `"blocks"` (many samples), the methods of `knn_graph`; or `"auto"`, which
-      is `"blocks"` on a CPU for more than 100,000 samples and `"exact"` otherwise; or a
-      `NeighborGraph` of the samples that was made elsewhere, by pynndescent or faiss for example.
-      What was found is `recall`. Within classes the search is exact whatever is given here.
+      is `"blocks"` on a single CPU for more than 30,000 samples, and `"exact"` otherwise and where
+      blocks have found less than 95 % of the neighbors of up to 100,000; or a `NeighborGraph` of
+      the samples that was made elsewhere, by pynndescent or faiss for example.
+      What was found is `recall`. Within classes the search is exact whatever is given here. Patches
+      are exact up to 50,000 samples (of a class), where blocks are tried up to 25,000; see
+      `exact_up_to` of `structural_complexity`.
     - `manifold`: where patches are taken: `"spectral"`, the first 16 coordinates of
       `spectral_embedding`, for which nothing is drawn, so that all but the field `embedding` is the
       same for every key; or `"embedding"`, the coordinates of `embed`, as in TopoPrune.
@@ -157,8 +168,8 @@ def rank(
       Each holds its share of the features. These are an array that is the same in every process,
       which reads its own rows only; or a JAX array of which each process holds some rows, and whose
       mesh is used unless one is given. Every process gets the whole ranking, on CPU with the bits
-      of a single device; but beyond 50,000 samples (of a class, with labels) a single CPU seeks the
-      patches by blocks, a mesh exactly. `"auto"` is `"exact"` there.
+      of a single device that seeks as a mesh does: exactly, neighbors (`"auto"` is `"exact"` there)
+      and patches.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
       Not called while JAX traces.
     - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
@@ -267,6 +278,8 @@ def rank(
         _check_size(neighbors, n)
     else:
         neighbors = method_for(neighbors, n)
+        # How much was found is not known while JAX traces.
+        neighbors = "exact" if neighbors == "auto" and traced else neighbors
     # One neighbor at least, so that a single sample has a graph: an empty slot.
     k = max(1, min(k, n - 1))
     options = {
@@ -330,14 +343,7 @@ def _stages(
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
     else:
-        search = partial(
-            nearest_neighbors,
-            points,
-            n_neighbors,
-            method=neighbors,
-            progress=run,
-            tile_bytes=tile_bytes,
-        )
+        search = partial(_graph_of, points, n_neighbors, neighbors, tile_bytes, run)
         graph = run.once("neighbors", search, NeighborGraph)
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     coordinates, parts, patch_groups = None, None, codes
@@ -361,9 +367,9 @@ def _stages(
         partial(embed, fuzzy_set, embedding, start=start, mesh=mesh, progress=run, key=embed_key),
     )
     coordinates = z if coordinates is None else coordinates
-    score = partial(
-        structural_complexity, coordinates, labels=patch_groups, patch_size=patch_size, mesh=mesh
-    )
+    exact_up_to = exact_patches_for("given" if isinstance(neighbors, NeighborGraph) else neighbors)
+    options = {"patch_size": patch_size, "exact_up_to": exact_up_to, "mesh": mesh}
+    score = partial(structural_complexity, coordinates, labels=patch_groups, **options)
     scores = run.once("complexity", partial(score, progress=run))
     order, beta = _order(
         points,
@@ -415,6 +421,17 @@ def _check_shared(mesh: Mesh, neighbors: str | NeighborGraph, arguments: dict[st
             f"{neighbors!r}, a search that is not divided among them. 'exact' is."
         )
     check_same(mesh, **arguments)
+
+
+def _graph_of(points, k, method, tile_bytes, run: Run) -> NeighborGraph:
+    """By a method of `knn_graph`; with "auto" by blocks, and exactly where these find too little,
+    as among independent features."""
+    search = partial(nearest_neighbors, points, k, progress=run, tile_bytes=tile_bytes)
+    if method != "auto":
+        return search(method=method)
+    by_blocks = partial(search, method="blocks")
+    graph = run.once("blocks", by_blocks, NeighborGraph)
+    return graph if float(graph.recall) >= LEAST_RECALL else search(method="exact")
 
 
 def _start(points, fuzzy_set, n_components, key) -> Array:

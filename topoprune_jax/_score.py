@@ -15,7 +15,7 @@ from . import _checks as checks
 from ._diagram import check_dims
 from ._distance import norm, rescale, varying_with
 from ._flag import check_reduction
-from ._graph import neighbor_search
+from ._graph import EXACT_PATCHES_ON_CPU, neighbor_search
 from ._mesh import SPLIT, WHOLE, check_mesh, here, on_shares
 from ._persistence import vietoris_rips
 from ._steps import Steps
@@ -40,6 +40,7 @@ def structural_complexity(
     n_steps: int = 5,
     step_size: float = 0.05,
     reduction: str = "host",
+    exact_up_to: int = EXACT_PATCHES_ON_CPU,
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Float[Array, " n"]:
@@ -67,15 +68,16 @@ def structural_complexity(
 
     - `embedding`: (n, c), from `embed` or elsewhere.
     - `labels`: (n,) classes.
-    - `patch_size`: m, at least 2. A class or data set of fewer points has smaller patches. In a
-      class (or data set) of more than 50,000 points, in more than 4 dimensions and on a single
-      CPU, a patch may lack a few of the nearest: they are sought by blocks, see `knn_graph`.
+    - `patch_size`: m, at least 2. A class or data set of fewer points has smaller patches.
     - `dims`: homology dimensions that count. Dimension 0 runs on the device, higher ones in gudhi
       behind one host call for every 256 patches, or where `reduction` says.
     - `power`: exponent of the lifetimes, for total persistence.
     - `method`: `"total_persistence"` or `"displacement"`.
     - `n_steps`, `step_size`: of the optimization, for displacement; `step_size` is at most 1.
     - `reduction`: `"host"` or `"device"`, see `vietoris_rips`.
+    - `exact_up_to`: points of a class (or data set) beyond which a single CPU seeks patches in more
+      than 4 dimensions by blocks, see `knn_graph`: they may lack a few of the nearest. Of CIFAR-10,
+      50,000 in 16 dimensions, .7 %, by which scores differ from the exact ones by .3 % on average.
     - `mesh`: devices that share the patches; the embedding lies on all of them.
     - `progress`: called with ("complexity", done, total).
 
@@ -107,6 +109,7 @@ def structural_complexity(
     reduction = check_reduction(reduction, dims, min(size, n))
     power = check_power(power)
     codes = None if labels is None else checks.check_labels(labels, n)
+    exact_up_to = checks.check_count(exact_up_to, name="exact_up_to", low=0)
     mesh = check_mesh(mesh, traced=checks.is_traced(points))
     measure = _Measure(dims, power, method, n_steps, step_size, reduction)
     is_free = mesh is None and _calls_no_host(measure)
@@ -119,8 +122,8 @@ def structural_complexity(
         itself = jnp.arange(n, dtype=jnp.int32)
         return score(points, itself, itself[:, None])
     # Scored as they are found: n patches of m points need not exist at a time.
-    options = {"codes": codes, "mesh": mesh, "most_rows": _PATCHES_PER_CALL}
-    search = neighbor_search(points, min(size, n) - 1, **options)
+    options = {"codes": codes, "mesh": mesh, "exact_up_to": exact_up_to}
+    search = neighbor_search(points, min(size, n) - 1, most_rows=_PATCHES_PER_CALL, **options)
 
     def places(i: int) -> list[Array]:
         place = search.place(i)

@@ -13,7 +13,7 @@ from . import _graph_approximate as approximate
 from . import _graph_boxes as boxes
 from . import _graph_exact as exact
 from . import _graph_wide as wide
-from ._graph import patches_by_blocks
+from ._graph import exact_patches_for, patches_by_blocks
 from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
@@ -374,7 +374,8 @@ def _found_patches(p: Problem, c: int, platform: str, lanes: int) -> tuple[Work,
     """Work and numbers of the search for patches: large groups by blocks, the others exactly."""
     n, m = p.n, p.m
     sizes = p.class_sizes or (n,)
-    by_blocks = [size for size in sizes if patches_by_blocks(size, platform)]
+    limit = {"exact_up_to": exact_patches_for(p.neighbors)}
+    by_blocks = [size for size in sizes if patches_by_blocks(size, platform, **limit)]
     trees = {size: approximate.plan_of_patches(size, c, m - 1) for size in set(by_blocks)}
     rest = [size for size in sizes if trees.get(size) is None]
     found, held, part, most = Work(), 0.0, 0.0, float(_score._PATCHES_PER_CALL)

@@ -98,7 +98,7 @@ class InCoordinates:
         clear = np.asarray(group_rank(margin, _codes(labels))) < self.share
         rows = np.flatnonzero(clear)
         options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "normalize": False}
-        options["agreement_power"] = self.agreement_power
+        options |= {"agreement_power": self.agreement_power, "neighbors": "exact"}
         first = tp.rank(x[rows], ratio, labels=labels[rows], **options).order
         return Order(np.concatenate([rows[np.asarray(first)], np.flatnonzero(~clear)]))
 
@@ -144,14 +144,15 @@ class _Stages:
         """That of `rank` under the key, and further ones under others."""
         if i not in self._embeddings:
             key = self.key if i == 0 else jax.random.fold_in(self.key, i)
-            self._embeddings[i] = np.asarray(tp.rank(self._features, 0.5, key=key).embedding)
+            exact = tp.rank(self._features, 0.5, neighbors="exact", key=key)
+            self._embeddings[i] = np.asarray(exact.embedding)
         return self._embeddings[i]
 
     @functools.cached_property
     def spectral(self) -> np.ndarray:
         """That of `rank`, whatever the key."""
-        options = tp.EmbeddingOptions(n_epochs=0)
-        return np.asarray(tp.rank(self._features, 0.5, embedding=options).manifold)
+        options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "neighbors": "exact"}
+        return np.asarray(tp.rank(self._features, 0.5, **options).manifold)
 
     @functools.cached_property
     def of_classes(self) -> np.ndarray:
@@ -204,6 +205,7 @@ def _ranks(scores, groups) -> np.ndarray:
 
 
 def _persistence(variant: Variant, stages: _Stages, z: np.ndarray, **options) -> np.ndarray:
+    options["exact_up_to"] = len(z)
     if variant.patch_size is not None:
         options["patch_size"] = variant.patch_size
     scores = tp.structural_complexity(z, labels=stages.labels, dims=variant.dims, **options)

@@ -57,10 +57,15 @@ def _d2_hard(f, ratio, y, key):
     return baselines.d2(f.values, ratio, labels=y, difficulty=hardness, cutoff=cutoff, key=key)
 
 
+# On a CPU `rank` would seek the neighbors of so many samples by blocks; with these results are the
+# same on every device.
+_EXACT = {"neighbors": "exact"}
+
+
 def _ranked_in(coordinates, **options):
     def choose(f, ratio, y, key):
         x = coordinates(f.values, y)
-        return tp.rank(x, ratio, labels=y, normalize=False, key=key, **options)
+        return tp.rank(x, ratio, labels=y, normalize=False, key=key, **_EXACT, **options)
 
     return choose
 
@@ -83,8 +88,8 @@ COMPARED = {
             labels=True,
             features=False,
         ),
-        Method("topoprune", _labeled(tp.rank), labels=True),
-        Method("topoprune, label-free", _plain(tp.rank)),
+        Method("topoprune", _labeled(tp.rank, **_EXACT), labels=True),
+        Method("topoprune, label-free", _plain(tp.rank, **_EXACT)),
         Method(
             "topoprune, discriminant coordinates",
             _ranked_in(tp.discriminant_coordinates),
@@ -121,14 +126,20 @@ COMPARED = {
     ]
 }
 _CHOSEN_POWER = [
-    Method("topoprune, chosen power", _labeled(tp.rank, agreement_power=None), labels=True),
+    Method(
+        "topoprune, chosen power", _labeled(tp.rank, agreement_power=None, **_EXACT), labels=True
+    ),
     Method(
         "topoprune, discriminant coordinates, chosen power",
         _ranked_in(tp.discriminant_coordinates, agreement_power=None),
         labels=True,
     ),
 ]
-PARTS = {method.name: method for method in _CHOSEN_POWER} | {
+_BY_BLOCKS = [
+    Method("topoprune, neighbors by blocks", _labeled(tp.rank, neighbors="blocks"), labels=True),
+    Method("topoprune, label-free, neighbors by blocks", _plain(tp.rank, neighbors="blocks")),
+]
+PARTS = {method.name: method for method in _CHOSEN_POWER + _BY_BLOCKS} | {
     name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()
 }
 METHODS = COMPARED | PARTS
