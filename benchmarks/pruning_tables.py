@@ -193,6 +193,48 @@ def one_draw(seed, runs):
     )
 
 
+def pairs(runs):
+    """Mean difference of ours to each of a few others, with its standard error: runs of the same
+    features, noise and draw of it, the first training seed."""
+    made = {}
+    for run in runs:
+        settings = run["settings"]
+        if settings["training_seed"] == 0 and settings["features"]:
+            place = settings["selection_seed"], settings["features"], settings["noise"]
+            made[settings["method"], place] = run["outcome"]["last"]
+    draws = sorted({place[0] for _, place in made})
+    rows = []
+    for ours in (*OURS, *_CHOSEN):
+        for since in dict.fromkeys((draws[0], _FRESH.get(ours, draws[0]))):
+            several = [draw + 1 for draw in draws if draw >= since]
+            row = [ours, f"{several[0]} to {several[-1]}"]
+            for other in _OTHERS:
+                found = [
+                    100 * (value - made[other, place])
+                    for (method, place), value in made.items()
+                    if method == ours and place[0] >= since and (other, place) in made
+                ]
+                row.append(_mean_and_error(found) if other != ours else "")
+            rows.append(row)
+    return table(["method", "draws", *(f"to {other}" for other in _OTHERS)], rows)
+
+
+_CHOSEN = ("topoprune, discriminant coordinates, chosen power",)
+_OTHERS = ("discriminant margin", "herding", "topoprune")
+_FRESH = {  # the first draw on which nothing of a method was chosen, as a selection seed
+    "topoprune, discriminant coordinates": 1,
+    "topoprune, discriminant features": 1,
+    "topoprune, discriminant coordinates, chosen power": 1,
+}
+
+
+def _mean_and_error(values):
+    if len(values) < 2:
+        return ""
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):+.2f} ± {error:.2f} ({len(values)})"
+
+
 def transfer(runs):
     """Trained networks down: selected by features of their own family, and of the other one."""
     rows = []
@@ -295,6 +337,8 @@ TABLES = {
     "deciding test": ("deciding", deciding),
     "deciding test, fresh noise": ("deciding", partial(one_draw, 1)),
     "deciding test, third draw": ("deciding", partial(one_draw, 2)),
+    "deciding test, fourth draw": ("deciding", partial(one_draw, 3)),
+    "deciding test, in pairs": ("deciding", pairs),
     "transfer": ("accuracy_validation", transfer),
     "label noise": ("label_noise", accuracy),
     "imbalance": ("imbalance", accuracy),
