@@ -777,7 +777,7 @@ OTHERS = {
     "complexity exact_up_to": (
         lambda: tp.structural_complexity(GOOD, exact_up_to=-1),
         "ValueError",
-        "`exact_up_to` must be at least 0; got -1",
+        "`exact_up_to` must be at least 0; got exact_up_to=-1",
     ),
     "complexity patch_size": (
         lambda: tp.structural_complexity(GOOD, patch_size=8.0),
