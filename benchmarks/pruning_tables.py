@@ -22,6 +22,13 @@ OURS = (
     "topoprune, discriminant coordinates",
     "topoprune, discriminant features",
 )
+_CHOSEN = ("topoprune, discriminant coordinates, chosen power",)
+_OTHERS = ("discriminant margin", "herding", "topoprune")
+_FRESH = {  # the first draw on which nothing of a method was chosen, as a selection seed
+    "topoprune, discriminant coordinates": 1,
+    "topoprune, discriminant features": 1,
+    "topoprune, discriminant coordinates, chosen power": 1,
+}
 
 
 def read(name):
@@ -206,7 +213,8 @@ def pairs(runs):
     rows = []
     for ours in (*OURS, *_CHOSEN):
         for since in dict.fromkeys((draws[0], _FRESH.get(ours, draws[0]))):
-            several = [draw + 1 for draw in draws if draw >= since]
+            own = {place[0] for method, place in made if method == ours}
+            several = [draw + 1 for draw in sorted(own) if draw >= since]
             row = [ours, f"{several[0]} to {several[-1]}"]
             for other in _OTHERS:
                 found = [
@@ -217,15 +225,6 @@ def pairs(runs):
                 row.append(_mean_and_error(found) if other != ours else "")
             rows.append(row)
     return table(["method", "draws", *(f"to {other}" for other in _OTHERS)], rows)
-
-
-_CHOSEN = ("topoprune, discriminant coordinates, chosen power",)
-_OTHERS = ("discriminant margin", "herding", "topoprune")
-_FRESH = {  # the first draw on which nothing of a method was chosen, as a selection seed
-    "topoprune, discriminant coordinates": 1,
-    "topoprune, discriminant features": 1,
-    "topoprune, discriminant coordinates, chosen power": 1,
-}
 
 
 def _mean_and_error(values):

@@ -44,6 +44,17 @@ def test_auto_takes_blocks_where_they_find_nearly_all(rng, monkeypatch):
     assert float(tp.knn_graph(features, method="blocks").recall) < 0.95
 
 
+def test_auto_is_exact_while_jax_traces(rng, monkeypatch):
+    """There nobody can look at the recall."""
+    monkeypatch.setattr(_graph, "_EXACT_ON_CPU", 50)
+    features = rng.normal(size=(60, 4)).astype(np.float32)
+    quick = {"embedding": tp.EmbeddingOptions(n_epochs=0), "beta": 0.0}
+    exact = tp.rank(features, 0.5, neighbors="exact", **quick)
+    traced = jax.jit(lambda x: tp.rank(x, 0.5, **quick))(features)
+    assert float(traced.recall) == 1
+    np.testing.assert_array_equal(np.sort(traced.order), np.sort(exact.order))
+
+
 def test_what_auto_and_patches_do_follows_from_the_number_of_samples():
     sizes = (30_000, 30_001, 100_000, 100_001)
     assert [_graph.method_for("auto", n, "cpu") for n in sizes] == [
