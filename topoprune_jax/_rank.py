@@ -168,8 +168,8 @@ def rank(
       Each holds its share of the features. These are an array that is the same in every process,
       which reads its own rows only; or a JAX array of which each process holds some rows, and whose
       mesh is used unless one is given. Every process gets the whole ranking, on CPU with the bits
-      of a single device with `neighbors="exact"`, which `"auto"` is there; but beyond 50,000 samples
-      (of a class, with labels) a single CPU seeks the patches by blocks, a mesh exactly.
+      of a single device with `neighbors="exact"`, which `"auto"` is there; but beyond 50,000
+      samples (of a class, with labels) a single CPU seeks the patches by blocks, a mesh exactly.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
       Not called while JAX traces.
     - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
