@@ -134,6 +134,11 @@ _CHOSEN_POWER = [
         _ranked_in(tp.discriminant_coordinates, agreement_power=None),
         labels=True,
     ),
+    Method(
+        "topoprune, discriminant features, chosen power",
+        _ranked_in(tp.discriminant_features, agreement_power=None),
+        labels=True,
+    ),
 ]
 _BY_BLOCKS = [
     Method("topoprune, neighbors by blocks", _labeled(tp.rank, neighbors="blocks"), labels=True),
