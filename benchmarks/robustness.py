@@ -4,7 +4,7 @@ teaches more where the features are noisy.
     python benchmarks/robustness.py overlap --features netA netB \
         --out benchmarks/results/overlap.jsonl
     python benchmarks/robustness.py deciding --out benchmarks/results/deciding.jsonl
-    python benchmarks/robustness.py transfer | label-noise | imbalance | homology --out ...
+    python benchmarks/robustness.py transfer | label-noise | imbalance | coarse | homology --out ...
 
 - `overlap`: Jaccard index of the kept set, and Spearman correlation of the orders, with noise on
   the features against none and with one selection seed against another. Nothing is trained.
@@ -13,6 +13,8 @@ teaches more where the features are noisy.
 - `transfer`: selected by the features of one network, trained on the architecture of the other.
 - `label-noise`: 20 % of the training labels wrong, in selection and training.
 - `imbalance`: class sizes fall by a factor of 50.
+- `coarse`: classes merged into a few, `--superclasses`, so that each is of several kinds; unless
+  given, the vehicles and the animals of CIFAR-10.
 - `homology`: Wasserstein distance of H1 diagrams between subsamples of the kept set and of the
   whole, in feature space (mean over subsamples; Chazal et al. 2015).
 
@@ -30,6 +32,7 @@ from harness.data import (
     ARCHITECTURES,
     imbalanced,
     matched,
+    merged,
     noisy,
     read_features,
     read_images,
@@ -53,6 +56,7 @@ from topoprune_jax import kept_count, vietoris_rips, wasserstein_distance
 from topoprune_jax._provenance import provenance
 
 NOISES = [0.05, 0.1, 0.25, 0.5, 1.0]
+_VEHICLE_OR_ANIMAL = [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]
 _SUBSAMPLE, _N_SUBSAMPLES = 256, 10
 
 
@@ -160,11 +164,12 @@ def trained(arguments, records, command, several, change=None, noise=False):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    tests = ["overlap", "deciding", "transfer", "label-noise", "imbalance", "homology"]
+    tests = ["overlap", "deciding", "transfer", "label-noise", "imbalance", "coarse", "homology"]
     parser.add_argument("test", choices=tests)
     add_common_arguments(parser)
     parser.add_argument("--ratio", type=checked_ratio, default=0.9)
     parser.add_argument("--noises", nargs="+", type=float, default=[0.25, 0.5, 1.0])
+    parser.add_argument("--superclasses", nargs="+", type=int, default=_VEHICLE_OR_ANIMAL)
     parser.set_defaults(features=["netA", "netB"])
     arguments = parser.parse_args()
     records = Records(arguments.out)
@@ -174,8 +179,8 @@ def main():
         run(arguments, records, provenance(command))
         return
     methods = chosen_methods(arguments.methods)
-    if arguments.test in ("deciding", "label-noise"):
-        # The logits at hand come from training on clean images and labels.
+    if arguments.test in ("deciding", "label-noise", "coarse"):
+        # The logits at hand come from training on clean images and their own labels.
         methods = [name for name in methods if not METHODS[name].dynamics]
     several = cases(
         methods,
@@ -207,6 +212,9 @@ def main():
     elif arguments.test == "label-noise":
         several = [dataclasses.replace(case, label_noise=0.2) for case in several]
         trained(arguments, records, command, several, lambda x, f: (with_label_noise(x, 0.2, 0), f))
+    elif arguments.test == "coarse":
+        classes = arguments.superclasses
+        trained(arguments, records, command, several, lambda x, f: (merged(x, classes), f))
     else:
         several = [dataclasses.replace(case, imbalance=50.0) for case in several]
         trained(arguments, records, command, several, lambda x, f: imbalanced(x, f, 50.0, 0))

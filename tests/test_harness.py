@@ -176,6 +176,11 @@ def test_splits_and_changes_of_the_data(frozen):
     whole = np.bincount(samples.train_y)
     assert sizes[0] == whole[0]
     assert sizes[9] == round(whole[9] / 50)
+    halves = data.merged(samples, [0, 1] * 5)
+    np.testing.assert_array_equal(halves.train_y, samples.train_y % 2)
+    assert (halves.n_classes, halves.name) != (samples.n_classes, samples.name)
+    with pytest.raises(ValueError, match=r"one number for each of the 10 classes; got 2"):
+        data.merged(samples, [0, 1])
     moved = data.noisy(features, 0.5, 0).values - features.values
     spread = features.values.std(axis=0)
     np.testing.assert_allclose(moved.std(axis=0)[spread > 0], 0.5 * spread[spread > 0], rtol=0.1)

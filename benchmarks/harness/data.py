@@ -198,6 +198,20 @@ def imbalanced(
     return smaller, Features(features.name, features.values[chosen], logits)
 
 
+def merged(images: Images, superclasses: list[int]) -> Images:
+    """Class c becomes `superclasses[c]`, for selection, training and evaluation."""
+    if len(superclasses) != images.n_classes:
+        raise ValueError(
+            f"`superclasses` must have one number for each of the {images.n_classes} classes; got "
+            f"{len(superclasses)}."
+        )
+    table = np.asarray(superclasses, images.train_y.dtype)
+    name = f"{images.name}, classes {' '.join(map(str, superclasses))}"
+    return dataclasses.replace(
+        images, name=name, train_y=table[images.train_y], test_y=table[images.test_y]
+    )
+
+
 def fingerprint(kept: np.ndarray) -> str:
     """SHA-256 of the sorted indices, so that a kept set can be told from another."""
     return hashlib.sha256(np.sort(np.asarray(kept)).astype("<i8").tobytes()).hexdigest()[:16]
