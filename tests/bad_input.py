@@ -1019,6 +1019,11 @@ OTHERS = {
         "ValueError",
         "`agreement` must be at most 1; got 1.5",
     ),
+    "choose_agreement_power labels": (
+        lambda: tp.choose_agreement_power([0.5, 0.5], [1]),
+        "ValueError",
+        r"`labels` must have shape \(2,\)",
+    ),
     "class_agreement fuzzy_set": (
         lambda: tp.class_agreement(GOOD, SCORES),
         "TypeError",

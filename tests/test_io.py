@@ -43,6 +43,7 @@ def ranking():
         embedding=jnp.arange(10, dtype=jnp.float32).reshape(5, 2),
         manifold=jnp.arange(15, dtype=jnp.float32).reshape(5, 3),
         beta=jnp.asarray(-1.0),
+        agreement_power=jnp.asarray(4.0),
         recall=jnp.asarray(1.0),
         result=RESULTS.successful,
     )
@@ -191,12 +192,10 @@ def test_csv_by_hand(tmp_path, ranking):
 def test_npz_by_hand(tmp_path, ranking):
     write_ranking(tmp_path / "out.npz", ranking)
     with np.load(tmp_path / "out.npz") as out:
-        names = {"index", "score", "rank", "kept", "order", "embedding", "manifold", "beta"}
-        assert set(out) == names | {"recall"}
-        assert (float(out["beta"]), float(out["recall"])) == (
-            float(ranking.beta),
-            float(ranking.recall),
-        )
+        names = {"index", "score", "rank", "kept", "order", "embedding", "manifold"}
+        numbers = {"beta": -1.0, "agreement_power": 4.0, "recall": 1.0}
+        assert set(out) == names | set(numbers)
+        assert {name: float(out[name]) for name in numbers} == numbers
         np.testing.assert_array_equal(out["index"], np.arange(5))
         np.testing.assert_array_equal(out["rank"], [1, 3, 4, 0, 2])
         np.testing.assert_array_equal(out["kept"], [True, False, False, True, False])

@@ -35,6 +35,7 @@ def make_ranking(n, n_components=2, scores=None):
         embedding=jnp.asarray(rng.normal(size=(n, n_components)), dtype=jnp.float32),
         manifold=jnp.asarray(rng.normal(size=(n, 3)), dtype=jnp.float32),
         beta=jnp.asarray(-1.0),
+        agreement_power=jnp.asarray(4.0),
         recall=jnp.asarray(1.0),
         result=RESULTS.successful,
     )

@@ -169,7 +169,10 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     scores = tp.structural_complexity(ranking.manifold, labels=digits[1])
     np.testing.assert_array_equal(scores, ranking.scores)
     within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))
-    weights = tp.class_agreement(fuzzy_set, digits[1]) ** 4
+    agreement = tp.class_agreement(fuzzy_set, digits[1])
+    power = tp.choose_agreement_power(agreement, digits[1])
+    assert float(power) == float(ranking.agreement_power)
+    weights = jnp.maximum(agreement**power, agreement**4 / 1000)
     assert float(ranking.beta) == -1
     selection = tp.select(
         within, scores, 0.9, labels=digits[1], weights=weights, beta=float(ranking.beta)
@@ -217,13 +220,22 @@ def test_mislabeled_samples_are_left_out(digits):
     assert share(agreement_power=0.0) > 0.1
 
 
-def test_power_of_the_agreement_can_be_chosen(digits, ranking):
-    """Six digits of ten agree wholly, so it is the highest, and other samples are kept."""
+def test_power_of_the_agreement_is_chosen(digits, ranking):
+    """Six digits of ten agree wholly, so that it is as high as classes of 180 admit."""
+    power = float(ranking.agreement_power)
+    plain = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=power)
+    np.testing.assert_array_equal(plain.order, ranking.order)
+    assert power == pytest.approx(4 * 2**0.5)
+    assert float(tp.rank(digits[0][:200], 0.9).agreement_power) == 0
+
+
+def test_power_of_the_agreement_can_be_given(digits, ranking):
+    """Other samples are kept, those that agree more."""
     points = digits[0] / np.linalg.norm(digits[0], axis=1, keepdims=True)
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
     agreement = tp.class_agreement(fuzzy_set, digits[1])
     assert float(tp.choose_agreement_power(agreement)) == 64
-    chosen = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=None)
+    chosen = tp.rank(digits[0], 0.9, labels=digits[1], agreement_power=64)
     np.testing.assert_array_equal(chosen.scores, ranking.scores)
     weights = np.maximum(agreement**64, agreement**4 / 1000)
     within = tp.fuzzy_simplicial_set(tp.knn_graph(points, labels=digits[1]))

@@ -42,6 +42,7 @@ def make_ranking(n=N, n_kept=N_KEPT, n_components=2, result=RESULTS.successful, 
         embedding=z,
         manifold=manifold,
         beta=jnp.asarray(beta),
+        agreement_power=jnp.asarray(4.0),
         recall=jnp.asarray(1.0),
         result=result,
     )

@@ -316,17 +316,29 @@ def test_power_by_hand():
     assert float(tp.choose_agreement_power([1.0, 0.8])) == pytest.approx(8 * 2**0.25)
 
 
+@pytest.mark.parametrize(("n", "power"), [(142, 4), (143, 4 * 2**0.25), (600, 4 * 2**2.25)])
+def test_power_is_a_thirtieth_of_the_mean_class(n, power):
+    """At most: 143 / 30 = 4.77 admits 4.757, the second of the powers, and 142 / 30 does not."""
+    labels = np.repeat(["a", "b"], [n // 2, 2 * n - n // 2])  # sizes that differ have one mean
+    found = float(tp.choose_agreement_power(np.ones(2 * n), labels))
+    assert found == pytest.approx(power, rel=1e-6)
+    codes = jnp.asarray(np.unique(labels, return_inverse=True)[1] * 7 - 3)
+    assert float(jax.jit(tp.choose_agreement_power)(jnp.ones(2 * n), codes)) == found
+    assert float(tp.choose_agreement_power(np.ones(2 * n))) == 64
+
+
 def test_weights_are_powers_of_the_agreement(rng):
     agreement = jnp.asarray([*np.ones(150), *rng.uniform(0.001, 1, size=100)], jnp.float32)
     for power in (0.0, 1.0, 4.0):
-        np.testing.assert_allclose(agreement_weights(agreement, power), agreement**power, rtol=1e-6)
-    power = float(tp.choose_agreement_power(agreement))
-    assert power > 4
-    weights = np.asarray(agreement_weights(agreement, None))
+        weights = agreement_weights(agreement, jnp.float32(power))
+        np.testing.assert_allclose(weights, agreement**power, rtol=1e-6)
+    power = tp.choose_agreement_power(agreement)
+    assert float(power) > 4
+    weights = np.asarray(agreement_weights(agreement, power))
     expected = np.maximum(agreement**power, agreement**4 / 1000)
     assert (expected > agreement**power).any()  # those unclear have an order too
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
-    assert float(agreement_weights(jnp.asarray([0.0, 1.0, 1.0]), None)[0]) > 0
+    assert float(agreement_weights(jnp.zeros(1), power)[0]) > 0
 
 
 def test_a_point_without_edges_agrees_with_itself():

@@ -23,6 +23,7 @@ def ranking(order, scores, m=4):
         embedding=jnp.zeros((len(order), 2)),
         manifold=jnp.zeros((len(order), 3)),
         beta=jnp.asarray(-1.0),
+        agreement_power=jnp.asarray(4.0),
         recall=jnp.asarray(1.0),
         result=RESULTS.successful,
     )

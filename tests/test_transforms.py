@@ -126,7 +126,7 @@ DISCRETE = {
     "rips_generators": lambda x: tp.rips_generators(x).edges,
     "rank": lambda x: _ranked(x, None),
     "rank, labels": lambda x: _ranked(x, np.arange(9) // 3),
-    "rank, chosen power": lambda x: _ranked(x, np.arange(9) // 3, agreement_power=None),
+    "rank, power": lambda x: _ranked(x, np.arange(9) // 3, agreement_power=2.0),
 }
 
 

@@ -34,7 +34,7 @@ from ._plan import fitting_tiles, problem_of
 from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
-from ._select import agreement_weights, class_agreement, kept_count, select
+from ._select import agreement_weights, class_agreement, kept_count, power_for, select
 from ._spectral import (
     check_manifold,
     components_for,
@@ -65,6 +65,8 @@ class Ranking(eqx.Module):
       look at.
     - `manifold`: (n, c') coordinates in which patches were taken and measured.
     - `beta`: how strongly complex samples were avoided, as given or as `choose_beta` chose.
+    - `agreement_power`: how strongly samples among other classes were, as given or as
+      `choose_agreement_power` chose; 0 without labels.
     - `recall`: the fraction of the true neighbors that the manifold's graph holds, 1 where the
       search was exact.
     - `result`: `RESULTS.successful`, or what was remarkable about the data; `RESULTS[result]` is a
@@ -78,6 +80,7 @@ class Ranking(eqx.Module):
     embedding: Float[Array, "n c"]
     manifold: Float[Array, "n e"]
     beta: Float[Array, ""]
+    agreement_power: Float[Array, ""]
     recall: Float[Array, ""]
     result: RESULTS
 
@@ -92,7 +95,7 @@ def rank(
     manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | Array | None = None,
-    agreement_power: float | None = 4.0,
+    agreement_power: float | None = None,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     checkpoint: str | os.PathLike[str] | None = None,
@@ -111,9 +114,10 @@ def rank(
        given.
     5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
        one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
-       at least .001, gamma = 4 and beta = -1: complex samples are preferred, unless they lie among
-       another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0 at
-       which what is kept stands for the rest nearly as well as at 0 (`choose_beta`): simple
+       at least .001, gamma from 4 to 64, the larger the better large classes lie apart
+       (`choose_agreement_power`), and beta = -1: complex samples are preferred, unless they lie
+       among another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0
+       at which what is kept stands for the rest nearly as well as at 0 (`choose_beta`): simple
        samples are preferred, as nothing tells which of the complex ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
@@ -157,7 +161,7 @@ def rank(
     - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
       -1 with labels, and without them chosen from the data, whatever the ratio.
     - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
-      None takes what `choose_agreement_power` finds in the data, 4 to 64: it says when to. Then
+      Unless given, what `choose_agreement_power` finds in the data, 4 to 64. Above 4
       w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), so that unclear samples have an order too.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
@@ -304,7 +308,7 @@ def rank(
         work = {"mesh": mesh, "tile_bytes": tile_bytes, "run": run, "key": key}
         stages = partial(_stages, points, codes, neighbors, **options, **work)
         made = run.once("ranking", stages, lambda *arrays: arrays)
-    scores, order, z, coordinates, beta, recall = made
+    scores, order, z, coordinates, beta, power, recall = made
     if mesh is not None:
         check_agreed(mesh, order)
     n_kept = kept_count(n, ratio)
@@ -316,6 +320,7 @@ def rank(
         embedding=z,
         manifold=coordinates,
         beta=beta,
+        agreement_power=power,
         recall=recall,
         result=result,
     )
@@ -336,9 +341,9 @@ def _stages(
     mesh,
     run,
     key,
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Scores, order, embedding, manifold, beta and recall: all that does not depend on the
-    ratio."""
+) -> tuple[Array, ...]:
+    """Scores, order, embedding, manifold, beta, power of the agreement and recall: all that does
+    not depend on the ratio."""
     start_key, embed_key, strata_key = jax.random.split(key, 3)
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
@@ -371,7 +376,7 @@ def _stages(
     options = {"patch_size": patch_size, "exact_up_to": exact_up_to, "mesh": mesh}
     score = partial(structural_complexity, coordinates, labels=patch_groups, **options)
     scores = run.once("complexity", partial(score, progress=run))
-    order, beta = _order(
+    order, beta, power = _order(
         points,
         fuzzy_set,
         coordinates,
@@ -384,7 +389,7 @@ def _stages(
         run=run,
         key=strata_key,
     )
-    return scores, order, z, coordinates, beta, graph.recall
+    return scores, order, z, coordinates, beta, power, graph.recall
 
 
 def _any_traced(features, labels, neighbors, beta, key) -> bool:
@@ -478,7 +483,7 @@ def _order(
     tile_bytes,
     run: Run,
     key,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
     if codes is None:
         n_strata = min(N_STRATA, z.shape[0])
@@ -487,9 +492,12 @@ def _order(
         if beta is None:
             choose = partial(choose_beta, points, fuzzy_set, scores, strata=strata)
             beta = run.once("beta", partial(choose, progress=run, key=key))
-        groups = {"strata": strata}
+        groups, power = {"strata": strata}, 0.0
     else:
-        weights = agreement_weights(class_agreement(fuzzy_set, codes), agreement_power)
+        agreement = class_agreement(fuzzy_set, codes)
+        power = power_for(agreement, codes) if agreement_power is None else agreement_power
+        power = jnp.asarray(power, agreement.dtype)
+        weights = agreement_weights(agreement, power)
         name = "class neighbors"
         search = partial(nearest_neighbors, points, k, codes=codes, tile_bytes=tile_bytes)
         graph = run.once(name, partial(search, stage=name, progress=run), NeighborGraph)
@@ -499,4 +507,4 @@ def _order(
     # The ratio plays no part in the order.
     cover = partial(select, fuzzy_set, scores, 0.0, **groups, beta=beta, progress=run)
     order = run.once("selection", lambda: cover().order)
-    return order, jnp.asarray(beta, points.dtype)
+    return order, jnp.asarray(beta, points.dtype), jnp.asarray(power, points.dtype)

@@ -19,7 +19,13 @@ from .baselines import Pruning
 
 _SUFFIXES = (".npz", ".csv", ".parquet", ".json")
 _COLUMNS = ("index", "score", "rank", "kept")
-_MORE = ("embedding", "manifold", "beta", "recall")  # of a `Ranking`, not of a `Pruning`
+_MORE = (
+    "embedding",
+    "manifold",
+    "beta",
+    "agreement_power",
+    "recall",
+)  # of a `Ranking`, not of a `Pruning`
 _TRUTH = {"1": True, "0": False, "True": True, "False": False, "true": True, "false": False}
 
 
@@ -74,7 +80,7 @@ def write_ranking(
     given, `score` (structural complexity), `rank` (its place in the order, 0 = best to keep) and
     `kept` (true, or 1 in CSV). `.npz` also holds `order` (n,), best to keep first. Of what `rank`
     returned `.npz` and `.parquet` also hold `embedding` (n, c), `.npz` also `manifold` (n, e) and
-    the numbers `beta` and `recall`. JSON is a list with one object a sample.
+    the numbers `beta`, `agreement_power` and `recall`. JSON is a list with one object a sample.
 
     **Arguments:**
 

@@ -17,6 +17,7 @@ DEFAULT_BETA = 1.0
 _LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 _POWERS = tuple(4.0 * 2 ** (i / 4) for i in range(17))  # 4 to 64
 _WEIGHED = 0.55  # mean weight that the power leaves, where it is above the least
+_OF_CLASS = 30  # samples of a class for every unit of the power, above the least
 _UNCLEAR = 1e-3  # of what the least power would weigh them, so that they have an order too
 
 
@@ -224,29 +225,34 @@ def _agreement(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Float[
     return jnp.where(every > 0, own / jnp.where(every > 0, every, 1), 1)
 
 
-def choose_agreement_power(agreement: ArrayInput) -> Float[Array, ""]:
+def choose_agreement_power(
+    agreement: ArrayInput, labels: ArrayInput | None = None
+) -> Float[Array, ""]:
     r"""How strongly to avoid samples among other classes, by how well the classes lie apart.
 
-        gamma = max { g in {4, 4 2^(1/4), ..., 64} : 1/n sum_j a_j^g >= .55 },  4 if there is none,
+        gamma = max { g in {4, 4 2^(1/4), ..., 64} : g <= n / (30 C), 1/n sum_j a_j^g >= .55 },
 
-    a_j the `class_agreement` of sample j: the power that leaves about half of the weight. Where the
-    classes lie apart most samples agree wholly, and only a high power tells the clear ones from the
-    others; where they overlap, 4 leaves half already.
+    4 if there is none, a_j the `class_agreement` of sample j and C the number of classes: the power
+    that leaves about half of the weight. Where the classes lie apart most samples agree wholly, and
+    only a high power tells the clear ones from the others; where they overlap, 4 leaves half
+    already. Of small classes little is kept, and what is not quite clear is missed there: classes
+    of less than 143 samples on average have 4.
 
-    For `rank(..., agreement_power=None)`. It pays where a network is trained from scratch, with
-    hundreds of samples of each class kept: on CIFAR-10 in `discriminant_coordinates`, and where
-    classes are of different sizes. It costs two points on banking77, whose classes keep a dozen
-    each for a linear probe of frozen features: there what is not quite clear is missed. The share
-    was chosen on CIFAR-10 at 90 % removed (benchmarks/README.md, under the deciding test).
+    What `rank` takes with labels. On CIFAR-10, with hundreds of samples of a class kept, powers
+    above 4 train better networks, the more so where classes are of different sizes; on banking77,
+    whose classes keep a dozen each, they cost a linear probe up to two points, and nothing once
+    they keep fifty (benchmarks/README.md, "The power of the agreement"). The share was chosen on
+    CIFAR-10 at 90 % removed, the thirtieth on banking77.
 
     **Arguments:**
 
     - `agreement`: (n,) shares a_j, from 0 to 1.
+    - `labels`: (n,) classes; without them classes are taken for large.
 
     **Returns:** gamma, a scalar.
 
     **Raises:** TypeError or ValueError with one sentence for shares that are no finite numbers
-    in one row or outside [0, 1].
+    in one row or outside [0, 1], or labels of another length.
 
     Works under `jit` and `vmap`; O(n).
 
@@ -254,7 +260,7 @@ def choose_agreement_power(agreement: ArrayInput) -> Float[Array, ""]:
     >>> import topoprune_jax as tp
     >>> float(tp.choose_agreement_power([1.0, 1.0, 1.0, 0.5]))
     64.0
-    >>> float(tp.choose_agreement_power([1.0, 0.9, 0.8, 0.5]))
+    >>> float(tp.choose_agreement_power([1.0, 1.0, 1.0, 0.5], ["a", "b", "a", "b"]))
     4.0
 
     ```
@@ -270,28 +276,31 @@ def choose_agreement_power(agreement: ArrayInput) -> Float[Array, ""]:
     shares = jnp.asarray(shares, checks.float_dtype(shares.dtype))
     if not checks.is_traced(shares) and (most := float(jnp.max(shares))) > 1:
         raise ValueError(f"`agreement` must be at most 1; got {most:g}. {hint}")
-    return _power(shares)
+    codes = None if labels is None else checks.check_labels(labels, values.size)
+    return power_for(shares, codes)
 
 
 @jax.jit
-def _power(agreement: Float[Array, " n"]) -> Float[Array, ""]:
+def power_for(agreement: Float[Array, " n"], codes: Int[Array, " n"] | None) -> Float[Array, ""]:
+    """`choose_agreement_power` of shares and class codes that need no check."""
     powers = jnp.asarray(_POWERS, agreement.dtype)
-    means = lax.map(lambda g: jnp.mean(agreement**g), powers)
-    return powers[jnp.maximum(jnp.sum(means >= _WEIGHED) - 1, 0)]
-
-
-def agreement_weights(agreement: Float[Array, " n"], power: float | None) -> Float[Array, " n"]:
-    """a^gamma; where gamma is chosen, max(a^gamma, a^4 / 1000)."""
-    if power is None:
-        return _chosen_weights(agreement, choose_agreement_power(agreement))
-    return jnp.maximum(agreement, _LEAST_AGREEMENT) ** power
+    fits = lax.map(lambda g: jnp.mean(agreement**g), powers) >= _WEIGHED
+    if codes is not None:
+        most = agreement.shape[0] / (_OF_CLASS * (1 + jnp.max(codes).astype(agreement.dtype)))
+        fits &= powers <= most
+    return powers[jnp.maximum(jnp.sum(fits) - 1, 0)]
 
 
 @jax.jit
-def _chosen_weights(agreement: Float[Array, " n"], power: Float[Array, ""]) -> Float[Array, " n"]:
+def agreement_weights(agreement: Float[Array, " n"], power: Float[Array, ""]) -> Float[Array, " n"]:
+    """a^gamma, or where gamma is above 4 max(a^gamma, a^4 / 1000)."""
     agreement = jnp.maximum(agreement, _LEAST_AGREEMENT)
-    least = agreement ** jnp.asarray(_POWERS[0], agreement.dtype)
-    return jnp.maximum(agreement**power, _UNCLEAR * least)
+    # A product, whose digits differ from those of a power that is not known while JAX traces.
+    least = agreement ** int(_POWERS[0])
+    high = jnp.maximum(agreement**power, _UNCLEAR * least)
+    return jnp.where(
+        power < _POWERS[0], agreement**power, jnp.where(power > _POWERS[0], high, least)
+    )
 
 
 @jax.jit

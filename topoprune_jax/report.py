@@ -446,7 +446,10 @@ def _settings(
 ) -> list[tuple[str, str]]:
     """What the ranking says of itself, then what the caller knows, then the versions."""
     m = ranking.kept.shape[0]
-    beta, recall = float(ranking.beta), float(ranking.recall)
+
+    def recorded(value: float, form: str) -> str:
+        return "not recorded" if np.isnan(value) else format(value, form)
+
     rows = {
         "samples, n": f"{n:,}",
         "kept, m": f"{m:,}",
@@ -454,8 +457,9 @@ def _settings(
         "embedding components": str(ranking.embedding.shape[1]),
         "manifold components": str(ranking.manifold.shape[1]),
         "patch size": str(patch_size),
-        "beta": "not recorded" if np.isnan(beta) else f"{beta:g}",
-        "recall of the neighbor search": "not recorded" if np.isnan(recall) else f"{recall:.1%}",
+        "beta": recorded(float(ranking.beta), "g"),
+        "agreement power": recorded(float(ranking.agreement_power), ".3g"),
+        "recall of the neighbor search": recorded(float(ranking.recall), ".1%"),
     }
     rows |= {key: str(value) for key, value in given.items()}
     rows["topoprune_jax"] = __version__

@@ -186,6 +186,7 @@ def rank_command(
                 "manifold": manifold,
                 "patch_size": patch_size,
                 "beta": float(ranking.beta),
+                "agreement_power": float(ranking.agreement_power),
             },
             "recall": float(ranking.recall),
             "remark": RESULTS[ranking.result],

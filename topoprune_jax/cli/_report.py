@@ -246,6 +246,7 @@ def _read(file: str, features: str, n: int, ratio: float | None) -> Any:
         embedding=jnp.asarray(embedding),
         manifold=jnp.asarray(manifold),
         beta=recorded("beta"),
+        agreement_power=recorded("agreement_power"),
         recall=recorded("recall"),
         result=RESULTS.successful,
     )
