@@ -195,6 +195,49 @@ OTHERS = {
         "ValueError",
         "`n_neighbors` must be at least 1 and below 2\\*\\*63; got a number of 1329 bits",
     ),
+    "space unknown": (
+        lambda: tp.rank(GOOD, 0.5, labels=SCORES, space="classes"),
+        "ValueError",
+        "`space` must be one of 'features', 'discriminant_features', .*; got 'classes'",
+    ),
+    "space number": (
+        lambda: tp.plan(9, 2, space=3),
+        "ValueError",
+        "`space` must be one of 'features', .*; got int",
+    ),
+    "space without labels": (
+        lambda: tp.rank(GOOD, 0.5, space="discriminant_features"),
+        "ValueError",
+        "`space='discriminant_features'` needs `labels`, .* got none. Pass labels",
+    ),
+    "space of one class": (
+        lambda: tp.rank(GOOD, 0.5, labels=[0] * len(GOOD), space="discriminant_coordinates"),
+        "ValueError",
+        "`labels` must hold two classes or more; got one",
+    ),
+    "space of traced labels": (
+        lambda: jax.jit(
+            lambda y: tp.rank(GOOD, 0.5, labels=y, space="discriminant_features").order
+        )(np.arange(len(GOOD)) % 2),
+        "TypeError",
+        "`space='discriminant_features'` needs labels that are known",
+    ),
+    "space on a mesh": (
+        lambda: tp.rank(
+            GOOD,
+            0.5,
+            labels=SCORES,
+            space="discriminant_features",
+            mesh=jax.make_mesh((1,), ("x",)),
+        ),
+        "ValueError",
+        "`space='discriminant_features'` is not divided among devices; got a mesh",
+    ),
+    "plan space of one class": (
+        lambda: tp.plan(9, 2, classes=1, space="discriminant_coordinates"),
+        "ValueError",
+        "needs two classes or more; got `classes` of 1",
+    ),
     "number traced": (
         lambda: jax.jit(lambda g: tp.rank(GOOD, 0.5, labels=SCORES, agreement_power=g).scores)(4.0),
         "TypeError",

@@ -142,6 +142,8 @@ BAD = {
     "patch_size 0": (["good.npy", "--patch-size", "0"], "patch_size"),
     "beta -51": (["good.npy", "--beta", "-51"], "beta"),
     "neighbors": (["good.npy", "--neighbors", "near"], "neighbors"),
+    "space": (["good.npy", "--space", "near"], "space"),
+    "space without labels": (["good.npy", "--space", "discriminant_features"], "needs `labels`"),
     "beta nan": (["good.npy", "--beta", "nan"], "beta"),
     "seed -1": (["good.npy", "--seed", "-1"], "seed"),
     "unknown option": (["good.npy", "--rato", "0.9"], "No such option"),
@@ -240,7 +242,7 @@ def test_rank_keeps_ids_and_tells_machines(capsys, files, tmp_path):
     data, path = files / "columns.npz", tmp_path / "out.csv"
     code, out, err = run(
         capsys, "rank", data, "--label-column", "name", "--id-column", "id", "--ratio", "0.75",
-        "--seed", "3", "--out", path, "--json", *SETTINGS,
+        "--seed", "3", "--space", "discriminant_features", "--out", path, "--json", *SETTINGS,
     )  # fmt: skip
     assert (code, err) == (0, "")
     with open(path, newline="") as stream:
@@ -262,7 +264,7 @@ def test_rank_keeps_ids_and_tells_machines(capsys, files, tmp_path):
     assert summary["features"] == {"file": str(data), "names": ["x"], "shape": [N, 5]}
     assert summary["settings"] == {
         "seed": 3, "n_neighbors": 5, "neighbors": "auto", "manifold": "spectral",
-        "patch_size": 8, "beta": -1.0,
+        "patch_size": 8, "space": "discriminant_features", "beta": -1.0, "agreement_power": 4.0,
     }  # fmt: skip
     assert {"read", "neighbors", "embedding", "selection", "write"} <= set(summary["seconds"])
     assert sum(summary["seconds"].values()) <= summary["seconds_total"]

@@ -12,10 +12,10 @@ import pytest
 
 import topoprune_jax as tp
 from topoprune_jax import _coverage as coverage
+from topoprune_jax import _discriminant, _plan, _rank, _stages, cli
 from topoprune_jax import _embedding_forces as forces
 from topoprune_jax import _embedding_runs as runs
 from topoprune_jax import _graph_exact as exact
-from topoprune_jax import _plan, _rank, _stages, cli
 from topoprune_jax._memory import free_host_memory, free_memory
 from topoprune_jax._spectral import low_eigenvectors
 from topoprune_jax._speed import Speed, speed_of
@@ -147,6 +147,24 @@ def test_bytes_are_those_of_the_compiled_programs(name):
     several = _stages.stages(asked, tile_bytes=1 << 26, platform=platform)
     (stage,) = (stage for stage in several if stage.name == name)
     assert stage.work_bytes == pytest.approx(needed, rel=0.25)
+
+
+@pytest.mark.parametrize("space", ["discriminant_features", "discriminant_coordinates"])
+def test_bytes_of_discriminant_coordinates(space):
+    """What XLA says of all of it as one program, and the features."""
+    d = 512
+    (points,) = arrays(("f", N, d))
+    make = functools.partial(_discriminant.in_space, space=space)
+    codes = jnp.arange(N) % 10
+    memory = jax.jit(lambda x: make(x, codes)).lower(points).compile().memory_analysis()
+    needed = held(points) + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    asked = _plan.in_discriminant_space(problem(n=N, d=d, class_sizes=(N // 10,) * 10), space, 10)
+    assert (asked.d, asked.n_features) == (9 if "coordinates" in space else d + 9, d)
+    plain = _stages.stages(problem(n=N, d=d), tile_bytes=1 << 20, platform="gpu")
+    several = _stages.stages(asked, tile_bytes=1 << 20, platform="gpu")
+    assert several[0].work_bytes == pytest.approx(needed, rel=0.25)
+    assert several[0].work.flops > plain[0].work.flops
+    assert (several[1].work.flops < plain[1].work.flops) == ("coordinates" in space)
 
 
 LARGER = {

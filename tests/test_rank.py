@@ -248,6 +248,24 @@ def test_power_of_the_agreement_can_be_given(digits, ranking):
     assert agreement[chosen.kept].mean() > agreement[ranking.kept].mean() + 0.005
 
 
+@pytest.mark.parametrize("space", ["discriminant_features", "discriminant_coordinates"])
+def test_samples_can_be_compared_in_discriminant_coordinates(digits, ranking, space):
+    """The ranking of the function's result, here of shards and under `jit` too."""
+    x, y = digits
+    asked = tp.rank([x[:700], x[700:]], 0.9, labels=y, space=space)
+    made = tp.rank(getattr(tp, space)(x, y), 0.9, labels=y, normalize=False)
+    assert len(set(asked.kept.tolist()) & set(made.kept.tolist())) > 175  # ties that turn
+    assert float(asked.agreement_power) == float(made.agreement_power)
+    assert len(set(asked.kept.tolist()) ^ set(ranking.kept.tolist())) > 60
+    assert asked.manifold.shape == ranking.manifold.shape
+    few = jnp.asarray(x[:200], jnp.float32)
+    quick = {"labels": y[:200], "space": space, "embedding": tp.EmbeddingOptions(n_epochs=0)}
+    traced = jax.jit(lambda x: tp.rank(x, 0.5, **quick).kept)(few)
+    assert (
+        len(set(traced.tolist()) & set(tp.rank(few, 0.5, **quick).kept.tolist())) > 85
+    )  # rounding
+
+
 def test_a_class_among_others_is_still_covered(rng):
     """Two members lie wholly among the other class; they come before copies of a covered one."""
     others = rng.normal(size=(60, 3))

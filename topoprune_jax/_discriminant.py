@@ -1,6 +1,7 @@
 """Linear discriminant coordinates: the directions of the features in which classes differ."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,29 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._distance import product, rescale, unit_rows
 from ._types import Array, ArrayInput
+
+FEATURES, BESIDE, ALONE = "features", "discriminant_features", "discriminant_coordinates"
+SPACES = (FEATURES, BESIDE, ALONE)
+
+
+def check_space(space: str) -> None:
+    """Raises unless it names a space in which `rank` compares samples."""
+    if not isinstance(space, str) or space not in SPACES:
+        got = repr(space) if isinstance(space, str) else type(space).__name__
+        checks.refuse(f"`space` must be one of {', '.join(map(repr, SPACES))}; got {got}.")
+
+
+def in_space(points: Array, codes: Int[Array, " n"], space: str) -> Array:
+    """Features, as far as they are scaled, in the space of that name."""
+    if space == FEATURES:
+        return points
+    make = discriminant_features if space == BESIDE else discriminant_coordinates
+    return make(points, codes, normalize=False)
+
+
+def coordinates_of(d: int, n_classes: int) -> int:
+    """Coordinates that d features of so many classes have."""
+    return min(d, n_classes - 1)
 
 
 def discriminant_coordinates(
@@ -67,7 +91,8 @@ def discriminant_coordinates(
 
     ```
     """
-    return _coordinates(features, labels, n_components, shrinkage, normalize)[1]
+    given, sizes = _checked(features, labels, n_components, shrinkage)
+    return _made(*given, 0.0, **sizes, normalize=bool(normalize), beside=False)
 
 
 def discriminant_features(
@@ -116,14 +141,12 @@ def discriminant_features(
     ```
     """
     weight = checks.check_number(weight, name="weight", low=0)
-    points, z, spread = _coordinates(features, labels, n_components, shrinkage, normalize)
-    b = jnp.asarray(weight / z.shape[1] ** 0.5, points.dtype)
-    scale = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1)), 1)
-    return jnp.concatenate([points / scale, b * z], axis=1)
+    given, sizes = _checked(features, labels, n_components, shrinkage)
+    return _made(*given, weight, **sizes, normalize=bool(normalize), beside=True)
 
 
-def _coordinates(features, labels, n_components, shrinkage, normalize) -> tuple[Array, ...]:
-    """The features as they are compared, up to where they lie; their coordinates; and tr W."""
+def _checked(features, labels, n_components, shrinkage) -> tuple[tuple[Any, ...], dict[str, int]]:
+    """Points, class codes and shrinkage; the numbers of coordinates and of classes."""
     points = checks.check_points(features, name="features", min_points=2)
     n, d = points.shape
     codes = checks.check_labels(labels, n)
@@ -135,21 +158,42 @@ def _coordinates(features, labels, n_components, shrinkage, normalize) -> tuple[
                 "nothing tells there; got None. Pass the number of classes less 1."
             )
         c = checks.check_count(n_components, name="n_components", low=1, high=min(d, n - 1))
-        return _solved(points, codes, shrinkage, c=c, n_classes=n, normalize=bool(normalize))
+        return (points, codes, shrinkage), {"c": c, "n_classes": n}
     n_classes = int(np.asarray(codes).max()) + 1
     if n_classes < 2:
-        raise ValueError(
+        checks.refuse(
             "`labels` must hold two classes or more; got one. Without classes use the features "
             "themselves, or `principal_components`."
         )
-    most = min(d, n_classes - 1)
+    most = coordinates_of(d, n_classes)
     hint = f"{n_classes} classes of {d} features have no more coordinates."
     wanted = most if n_components is None else n_components
     c = checks.check_count(wanted, name="n_components", low=1, high=most, hint=hint)
-    return _solved(points, codes, shrinkage, c=c, n_classes=n_classes, normalize=bool(normalize))
+    return (points, codes, shrinkage), {"c": c, "n_classes": n_classes}
 
 
-@partial(jax.jit, static_argnames=("c", "n_classes", "normalize"))
+@partial(jax.jit, static_argnames=("c", "n_classes", "normalize", "beside"))
+def _made(
+    points: Float[Array, "n d"],
+    codes: Int[Array, " n"],
+    shrinkage,
+    weight,
+    *,
+    c: int,
+    n_classes: int,
+    normalize: bool,
+    beside: bool,
+) -> Float[Array, "n _"]:
+    """The coordinates, or the features with them: one program, which holds neither twice."""
+    sizes = {"c": c, "n_classes": n_classes, "normalize": normalize}
+    points, z, spread = _solved(points, codes, shrinkage, **sizes)
+    if not beside:
+        return z
+    b = jnp.asarray(weight, points.dtype) / jnp.asarray(c**0.5, points.dtype)
+    scale = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1)), 1)
+    return jnp.concatenate([points / scale, b * z], axis=1)
+
+
 def _solved(
     points: Float[Array, "n d"],
     codes: Int[Array, " n"],
@@ -159,6 +203,7 @@ def _solved(
     n_classes: int,
     normalize: bool,
 ) -> tuple[Float[Array, "n d"], Float[Array, "n c"], Float[Array, ""]]:
+    """The features as they are compared, up to where they lie; their coordinates; and tr W."""
     n, d = points.shape
     if normalize and d > 1:
         points = unit_rows(points)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
+from ._discriminant import ALONE, FEATURES, check_space, coordinates_of
 from ._embedding_options import EmbeddingOptions, check_options, n_epochs_of
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
@@ -144,6 +145,7 @@ def plan(
     manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | None = None,
+    space: str = FEATURES,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     device: Any = None,
 ) -> Plan:
@@ -165,7 +167,8 @@ def plan(
     - `n`, `d`: samples and features.
     - `classes`: with labels, the number of classes of equal size, or the size of each,
       `np.bincount(labels)`; a size of 0 is no class.
-    - `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `beta`, `embedding`: as for `rank`;
+    - `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `beta`, `space`, `embedding`: as for
+      `rank`;
       `"given"` stands for a `NeighborGraph` from elsewhere.
     - `device`: a JAX device, or the name of a platform such as `"cpu"`; that on which `rank` would
       run unless given.
@@ -186,6 +189,14 @@ def plan(
     ```
     """
     problem = _problem(n, d, classes, n_neighbors, neighbors, manifold, patch_size, beta, embedding)
+    check_space(space)
+    if space != FEATURES:
+        if len(problem.class_sizes) < 2:
+            checks.refuse(
+                f"`space={space!r}` needs two classes or more; got `classes` of "
+                f"{len(problem.class_sizes)}. Pass their number or sizes, or leave `space` out."
+            )
+        problem = in_discriminant_space(problem, space, len(problem.class_sizes))
     device = _device(device)
     problem = _with_method(problem, device)
     free = free_memory(device)
@@ -199,7 +210,7 @@ def plan(
     peak = max(stage.bytes for stage in made)
     return Plan(
         n=problem.n,
-        d=problem.d,
+        d=problem.n_features,
         device=device.device_kind,
         stages=made,
         compilation_seconds=speed.compilation
@@ -248,7 +259,8 @@ def _with_method(problem: Problem, device: Any) -> Problem:
 def _check_free(problem: Problem, needed: float, stage: str, free: int | None, device: Any) -> None:
     if free is not None and needed > _MARGIN * free:
         raise MemoryError(
-            f"`rank` needs about {_gigabytes(needed)} for {problem.n:,} samples of {problem.d:,} "
+            f"`rank` needs about {_gigabytes(needed)} for {problem.n:,} samples of "
+            f"{problem.n_features:,} "
             f"features, most in its stage '{stage}'; got {_gigabytes(free)} that are free on "
             f"{device.device_kind}. {_remedy(problem, device, free)}"
         )
@@ -294,6 +306,13 @@ def problem_of(
         n_epochs=n_epochs_of(embedding, n),
         n_negatives=int(embedding.n_negatives),
     )
+
+
+def in_discriminant_space(problem: Problem, space: str, n_classes: int) -> Problem:
+    """The problem with its samples in coordinates of so many classes, or with these beside the
+    features."""
+    c = coordinates_of(problem.d, n_classes)
+    return problem._replace(d=c if space == ALONE else problem.d + c, raw=problem.d)
 
 
 def _class_sizes(classes: Any, n: int) -> tuple[int, ...]:
@@ -378,10 +397,11 @@ def _changes(problem: Problem) -> Iterator[tuple[str, Problem]]:
         yield "neighbors='blocks'", problem._replace(neighbors="blocks")
     if problem.k > _FEWER_NEIGHBORS:
         yield f"n_neighbors={_FEWER_NEIGHBORS}", problem._replace(k=_FEWER_NEIGHBORS)
-    if problem.d > _FEWER_FEATURES:
+    if problem.n_features > _FEWER_FEATURES:
+        fewer = {"d": min(problem.d, _FEWER_FEATURES), "raw": problem.raw and _FEWER_FEATURES}
         yield (
-            f"{_FEWER_FEATURES} principal components instead of {problem.d:,} features",
-            problem._replace(d=_FEWER_FEATURES),
+            f"{_FEWER_FEATURES} principal components instead of {problem.n_features:,} features",
+            problem._replace(**fewer),
         )
 
 

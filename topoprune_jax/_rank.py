@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from . import _checks as checks
 from ._beta import choose_beta
 from ._checkpoint import check_checkpoint, fingerprint
 from ._components import connected_components
+from ._discriminant import FEATURES, check_space, in_space
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
@@ -30,7 +32,7 @@ from ._graph import (
 )
 from ._graph_exact import TILE_BYTES
 from ._mesh import check_agreed, check_mesh, check_same, known
-from ._plan import fitting_tiles, problem_of
+from ._plan import fitting_tiles, in_discriminant_space, problem_of
 from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
@@ -96,6 +98,7 @@ def rank(
     patch_size: int = 64,
     beta: float | Array | None = None,
     agreement_power: float | None = None,
+    space: str = FEATURES,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     checkpoint: str | os.PathLike[str] | None = None,
@@ -163,6 +166,11 @@ def rank(
     - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
       Unless given, what `choose_agreement_power` finds in the data, 4 to 64. Above 4
       w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), so that unclear samples have an order too.
+    - `space`: where samples are compared, with labels: `"features"`; in `discriminant_features`,
+      which are the features with the discriminant coordinates of the classes beside them; or in
+      `discriminant_coordinates` alone, which are few and as fast to search, but tell nothing of
+      what is different within a class. Either is better where the features are noisy
+      (benchmarks/README.md). They are computed from the whole array, on one device.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
@@ -233,11 +241,17 @@ def rank(
         name = "agreement_power"
         agreement_power = checks.check_number(agreement_power, name=name, low=0, hint=hint)
     check_options(embedding, name="embedding")
+    check_space(space)
+    if space != FEATURES:
+        _check_discriminant(space, labels, mesh)
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
 
     def tiles(n: int, d: int, held: int) -> int:
         classes = () if labels is None else (n,)
         problem = problem_of(n, d, classes, k, neighbors, manifold, m, beta, embedding)
+        if space != FEATURES:
+            n_classes = int(np.max(checks.check_labels(labels, n))) + 1
+            problem = in_discriminant_space(problem, space, n_classes)
         return fitting_tiles(problem, held=held)
 
     if mesh is not None:
@@ -278,6 +292,8 @@ def rank(
             tile_bytes = tiles(*points.shape, held=points.nbytes)
     n = points.shape[0]
     codes = None if labels is None else checks.check_labels(labels, n)
+    if space != FEATURES:
+        points = in_space(points, codes, space)
     if isinstance(neighbors, NeighborGraph):
         _check_size(neighbors, n)
     else:
@@ -298,7 +314,8 @@ def rank(
     def identity():
         graph = neighbors if isinstance(neighbors, NeighborGraph) else None
         method = neighbors if graph is None else "given"
-        more: dict[str, Any] = {"normalize": bool(normalize), "neighbors": method}
+        more: dict[str, Any] = {"space": space, "normalize": bool(normalize)}
+        more["neighbors"] = method
         if mesh is not None:  # pieces are cut by the number of devices
             more["n_devices"] = mesh.size
         data = on_host(points) if isinstance(points, Rows) else points
@@ -397,6 +414,25 @@ def _any_traced(features, labels, neighbors, beta, key) -> bool:
     shards = features if isinstance(features, list | tuple) else [features]
     graph = jax.tree.leaves(neighbors) if isinstance(neighbors, NeighborGraph) else []
     return any(checks.is_traced(value) for value in (*shards, *graph, labels, beta, key))
+
+
+def _check_discriminant(space: str, labels: Any, mesh: Mesh | None) -> None:
+    """Raises unless there are classes to discriminate, in one place."""
+    if labels is None:
+        checks.refuse(
+            f"`space={space!r}` needs `labels`, whose classes its coordinates tell apart; got "
+            "none. Pass labels, or leave `space` out."
+        )
+    if checks.is_traced(labels):
+        raise TypeError(
+            f"`space={space!r}` needs labels that are known, since it has a coordinate for every "
+            "class but one; got traced ones. Pass them from outside of `jit`."
+        )
+    if mesh is not None:
+        raise ValueError(
+            f"`space={space!r}` is not divided among devices; got a mesh. Pass "
+            f"`{space}(features, labels)` for features, with normalize=False."
+        )
 
 
 def _check_name(neighbors: str | NeighborGraph) -> None:

@@ -22,6 +22,7 @@ _BETAS = 5  # that `choose_beta` tries at most
 PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
 # 50,000 x 128 real features on two cores (benchmarks/results/rank_50000x128.json).
+_EIGENVECTORS = 30.0  # operations for d^3
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
 _SELECTION = 0.6  # operations for a pair that is looked at
 _LEAST, _LEAST_OF_GROUPS = 1.6e4, 5e3  # operations for the least values of a row of a tile
@@ -64,6 +65,12 @@ class Problem(NamedTuple):
     chooses_beta: bool
     n_epochs: int
     n_negatives: int
+    raw: int = 0  # features that there were, where d are made of them; 0 where they are those
+
+    @property
+    def n_features(self) -> int:
+        """What the caller calls d."""
+        return self.raw or self.d
 
 
 class Work(NamedTuple):
@@ -112,7 +119,8 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
     several.append(_of_selection(p, platform))
     if platform != "cpu":
         # What reads the features is the host's; the device holds the result.
-        several[0] = several[0]._replace(work_bytes=several[0].kept_bytes)
+        if not p.raw:
+            several[0] = several[0]._replace(work_bytes=several[0].kept_bytes)
         return [_abreast(stage, p) for stage in several]
     # The compiler and its programs are there from the first stage on.
     several[0] = several[0]._replace(
@@ -128,7 +136,7 @@ def _abreast(stage: Stage, p: Problem) -> Stage:
     share = _PATCHES_ABREAST if stage.name == "complexity" else _ABREAST
     work = work._replace(operations=work.operations / share)
     if stage.name == "features":
-        work = Work(streamed=_READ_THERE * p.n * p.d)
+        work = Work(streamed=_READ_THERE * p.n * p.n_features, flops=work.flops)
     if stage.name in ("manifold", "start"):
         work = work._replace(streamed=_FILTERED_THERE * work.streamed)
     if stage.name == "embedding":
@@ -160,11 +168,17 @@ def _stage(name: str, work: float, kept: float, amounts: Work) -> Stage:
 
 
 def _of_features(p: Problem, slab_bytes: int) -> Stage:
-    """Rows as float32, which JAX takes over, from slabs in float64."""
-    rows = p.n * p.d
+    """Rows as float32, which JAX takes over, from slabs in float64; in discriminant coordinates
+    how far these are from the means of their classes as well, and a few d x d."""
+    rows, made = p.n * p.n_features, p.n * p.d
     slab = min(2 * rows, slab_bytes // _NUMBER)
     work = Work(streamed=_READ * rows)
-    return _stage("features", rows + 3.0 * slab, rows, work)
+    if not p.raw:
+        return _stage("features", rows + 3.0 * slab, made, work)
+    square = float(p.raw) ** 2
+    work = work._replace(flops=2.0 * p.n * (square + p.raw * p.d) + _EIGENVECTORS * p.raw * square)
+    largest = max(rows + 3.0 * slab, 2.0 * rows + made + 3.0 * square)
+    return _stage("features", largest, made, work)
 
 
 def _of_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) -> Stage:

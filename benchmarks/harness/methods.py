@@ -140,6 +140,12 @@ _CHOSEN_POWER = [
         labels=True,
     ),
 ]
+_POWERS = [
+    Method(
+        f"topoprune, power {power}", _labeled(tp.rank, agreement_power=power, **_EXACT), labels=True
+    )
+    for power in (0, 2, 8, 16, 32)
+]
 _BY_BLOCKS = [
     Method(
         "topoprune, neighbors by blocks",
@@ -148,7 +154,7 @@ _BY_BLOCKS = [
     ),
     Method("topoprune, label-free, neighbors by blocks", _plain(tp.rank, neighbors="blocks")),
 ]
-PARTS = {method.name: method for method in _CHOSEN_POWER + _BY_BLOCKS} | {
+PARTS = {method.name: method for method in _CHOSEN_POWER + _POWERS + _BY_BLOCKS} | {
     name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()
 }
 METHODS = COMPARED | PARTS

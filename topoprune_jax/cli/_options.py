@@ -48,6 +48,14 @@ _OPTIONS = (
         help="Samples in the neighborhood whose persistence is a sample's complexity.",
     ),
     click.option(
+        "--space",
+        type=click.Choice(["features", "discriminant_features", "discriminant_coordinates"]),
+        default="features",
+        show_default=True,
+        help="Where samples are compared, with labels: for noisy features in discriminant "
+        "coordinates of the classes, beside the features or alone.",
+    ),
+    click.option(
         "--beta",
         type=float,
         default=None,
@@ -78,7 +86,8 @@ def label_options(command: Command) -> Command:
 
 
 def ranking_options(command: Command) -> Command:
-    """Gives a command `seed`, `n_neighbors`, `neighbors`, `manifold`, `patch_size` and `beta`."""
+    """Gives a command `seed`, `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `space` and
+    `beta`."""
     return _with(command, _OPTIONS)
 
 

@@ -36,6 +36,7 @@ def plan_command(
     neighbors: str,
     manifold: str,
     patch_size: int,
+    space: str,
     beta: float | None,
     as_json: bool,
 ) -> None:
@@ -72,6 +73,7 @@ def plan_command(
                 neighbors=neighbors,
                 manifold=manifold,
                 patch_size=patch_size,
+                space=space,
                 beta=beta,
             )
 
@@ -90,6 +92,7 @@ def plan_command(
                     "neighbors": neighbors,
                     "manifold": manifold,
                     "patch_size": patch_size,
+                    "space": space,
                     "beta": beta,
                 },
                 "device": made.device,

@@ -74,6 +74,7 @@ def report_command(
     neighbors: str,
     manifold: str,
     patch_size: int,
+    space: str,
     beta: float | None,
     quiet: bool,
 ) -> None:
@@ -143,6 +144,7 @@ def report_command(
                     neighbors=neighbors,
                     manifold=manifold,
                     patch_size=patch_size,
+                    space=space,
                     beta=beta,
                     progress=progress,
                     key=key,
@@ -165,6 +167,7 @@ def report_command(
                 "neighbors of a sample": n_neighbors,
                 "neighbor search": neighbors,
                 "manifold": manifold,
+                "space": space,
             }
             if ranking is not None:
                 settings["ranking read from"] = ranking
