@@ -368,6 +368,7 @@ TABLES = {
     "transfer": ("accuracy_validation", transfer),
     "label noise": ("label_noise", accuracy),
     "imbalance": ("imbalance", accuracy),
+    "coarse classes": ("coarse", accuracy),
     "overlap": ("overlap", overlap),
     "homology": ("homology", homology),
     "probe": ("probe_validation", accuracy),

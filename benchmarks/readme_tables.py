@@ -47,10 +47,9 @@ def digits():
 SHOWN = {
     "topoprune": "**`rank` with labels**",
     "topoprune, label-free": "**`rank` without labels**",
-    "topoprune, discriminant features": "`rank` with labels, in `discriminant_features`",
-    "topoprune, discriminant coordinates": "`rank` with labels, in `discriminant_coordinates`",
-    "topoprune, chosen power": "`rank` with labels, `agreement_power=None`",
-    "topoprune, discriminant coordinates, chosen power": "the same in `discriminant_coordinates`",
+    "topoprune, discriminant features": '`rank` with labels, `space="discriminant_features"`',
+    "topoprune, discriminant coordinates": '`rank`, `space="discriminant_coordinates"`',
+    "topoprune, power 4": "`rank` with labels, `agreement_power=4`",
     "ccs with AUM": "ccs with AUM (needs logits of a training)",
     "discriminant margin": "discriminant margin (no graph, no homology)",
 }
@@ -59,8 +58,7 @@ CIFAR = (
     "topoprune, label-free",
     "topoprune, discriminant features",
     "topoprune, discriminant coordinates",
-    "topoprune, chosen power",
-    "topoprune, discriminant coordinates, chosen power",
+    "topoprune, power 4",
     "discriminant margin",
     "ccs with AUM",
     "herding",

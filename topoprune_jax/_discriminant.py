@@ -111,14 +111,14 @@ def discriminant_features(
     where x_i are the features of sample i scaled to unit length, W their covariance within classes,
     z_i the c discriminant coordinates and b the `weight`: at b = 1 either part has 1 for the mean
     squared distance of a sample to its class's mean. Noise in many dimensions makes all distances
-    of x alike, and those of z, in which every feature has a share, less so. For noisy features
-    whose classes are coarse, as those of superclasses are, so that what differs within a class
-    should still count:
+    of x alike, and those of z, in which every feature has a share, less so; what differs within a
+    class still counts. `rank(features, ratio, labels=labels, space="discriminant_features")` ranks
+    them, and does the same as
 
         rank(discriminant_features(features, labels), ratio, labels=labels, normalize=False).
 
-    Elsewhere `discriminant_coordinates` alone did as well or better. What both are worth on noisy
-    features of two networks stands in the deciding test of benchmarks/README.md.
+    What they and `discriminant_coordinates` alone are worth on noisy features of two networks
+    stands in the deciding test of benchmarks/README.md.
 
     **Arguments:**
 
