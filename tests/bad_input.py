@@ -220,7 +220,7 @@ OTHERS = {
             lambda y: tp.rank(GOOD, 0.5, labels=y, space="discriminant_features").order
         )(np.arange(len(GOOD)) % 2),
         "TypeError",
-        "`space='discriminant_features'` needs labels that are known",
+        "`space='discriminant_features'` needs known values, .* got traced ones",
     ),
     "space on a mesh": (
         lambda: tp.rank(

@@ -169,8 +169,9 @@ def rank(
     - `space`: where samples are compared, with labels: `"features"`; in `discriminant_features`,
       which are the features with the discriminant coordinates of the classes beside them; or in
       `discriminant_coordinates` alone, which are few and as fast to search, but tell nothing of
-      what is different within a class. Either is better where the features are noisy
-      (benchmarks/README.md). They are computed from the whole array, on one device.
+      what is different within a class. Either is better where the features are noisy, and worse
+      where labels are wrong (benchmarks/README.md). Not on a mesh, nor while JAX traces: there rank
+      what these functions return, with `normalize=False`.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
@@ -243,15 +244,14 @@ def rank(
     check_options(embedding, name="embedding")
     check_space(space)
     if space != FEATURES:
-        _check_discriminant(space, labels, mesh)
+        _check_discriminant(space, labels, mesh, traced)
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
 
     def tiles(n: int, d: int, held: int) -> int:
         classes = () if labels is None else (n,)
         problem = problem_of(n, d, classes, k, neighbors, manifold, m, beta, embedding)
         if space != FEATURES:
-            n_classes = int(np.max(checks.check_labels(labels, n))) + 1
-            problem = in_discriminant_space(problem, space, n_classes)
+            problem = in_discriminant_space(problem, space, _count(checks.check_labels(labels, n)))
         return fitting_tiles(problem, held=held)
 
     if mesh is not None:
@@ -293,6 +293,8 @@ def rank(
     n = points.shape[0]
     codes = None if labels is None else checks.check_labels(labels, n)
     if space != FEATURES:
+        assert codes is not None  # seen above
+        assert not isinstance(points, Rows)  # so is this
         points = in_space(points, codes, space)
     if isinstance(neighbors, NeighborGraph):
         _check_size(neighbors, n)
@@ -341,6 +343,11 @@ def rank(
         recall=recall,
         result=result,
     )
+
+
+def _count(codes: Array) -> int:
+    """Classes, of codes that are known."""
+    return int(np.max(codes)) + 1
 
 
 def _stages(
@@ -416,17 +423,18 @@ def _any_traced(features, labels, neighbors, beta, key) -> bool:
     return any(checks.is_traced(value) for value in (*shards, *graph, labels, beta, key))
 
 
-def _check_discriminant(space: str, labels: Any, mesh: Mesh | None) -> None:
+def _check_discriminant(space: str, labels: Any, mesh: Mesh | None, traced: bool) -> None:
     """Raises unless there are classes to discriminate, in one place."""
     if labels is None:
         checks.refuse(
             f"`space={space!r}` needs `labels`, whose classes its coordinates tell apart; got "
             "none. Pass labels, or leave `space` out."
         )
-    if checks.is_traced(labels):
+    if traced:
         raise TypeError(
-            f"`space={space!r}` needs labels that are known, since it has a coordinate for every "
-            "class but one; got traced ones. Pass them from outside of `jit`."
+            f"`space={space!r}` needs known values, since it has a coordinate for every class but "
+            f"one; got traced ones. Pass `{space}(features, labels, n_components=...)` for "
+            "features, with normalize=False."
         )
     if mesh is not None:
         raise ValueError(

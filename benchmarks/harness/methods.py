@@ -129,6 +129,8 @@ COMPARED = {
 }
 _CHOSEN_POWER = [
     Method("topoprune, chosen power", _labeled(tp.rank, **_EXACT), labels=True),
+    # The same; the other's runs with classes of 1:50 are older than the bound of the power.
+    Method("topoprune, chosen power, bounded", _labeled(tp.rank, **_EXACT), labels=True),
     Method(
         "topoprune, discriminant coordinates, chosen power",
         _ranked_in(tp.discriminant_coordinates),
