@@ -339,7 +339,8 @@ def draw_all():
             ).items()
             if len(values) > 1
         }
-        if source and any(run["of"].features for run in own):
+        looking = {run["settings"]["method"] for run in own if run["of"].features}
+        if source and looking & several.keys():
             draw(
                 RESULTS / f"accuracy_{network}_{Path(source).stem}.png",
                 several,
