@@ -6,12 +6,14 @@ import pathlib
 from importlib import metadata
 
 # Most of the time goes into compilation. Here LLVM does not optimize what it compiles, and XLA 0.10
-# fuses by its older emitters; others may not know that flag and would end the process. Neither
-# changes any meaning; `make test-all` runs the same tests on optimized programs.
+# fuses by its older emitters and leaves each program in one piece, as the workers keep all cores
+# busy; others may not know those flags and would end the process. None of them changes any meaning;
+# `make test-all` runs the same tests on optimized programs.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    * metadata.version("jaxlib").startswith("0.10."),
 )
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
