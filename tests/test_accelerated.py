@@ -64,6 +64,7 @@ def test_stages_are_those_of_a_cpu(points, monkeypatch, request):
         np.testing.assert_allclose(found[name], expected[name], atol=tolerance * size, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_ranking_is_nearly_that_of_a_cpu(points, request):
     expected = tp.rank(points, 0.8)
     request.getfixturevalue("accelerated")

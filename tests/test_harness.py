@@ -241,6 +241,7 @@ def test_fuzzy_filtration_by_hand():
         assert found[i] == pytest.approx(minimum_spanning_tree(own).sum(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_lies_among_another_class_is_not_in_the_clearer_half():
     generator = np.random.default_rng(0)
     points = generator.normal(size=(60, 3)) + 8 * np.repeat([[0, 0, 0], [1, 0, 0]], 30, axis=0)
