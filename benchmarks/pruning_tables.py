@@ -32,15 +32,16 @@ _FRESH = {  # the first draw on which nothing of a method was chosen, as a selec
 }
 
 
-def shown(method, name):
-    """What the runs of a method are called in the tables of a file. They were made when `rank` had
-    the power 4 unless asked for another one, and many when that could be as high for small classes
-    as for large ones, which those of CIFAR-10 are, unless of 1:50."""
+def shown(method, data, name):
+    """What the runs of a method on some data are called in the tables of a file. They were made
+    when `rank` had the power 4 unless asked for another one, which it still chooses for the small
+    classes of banking77, and many when that could be as high for small classes as for large ones,
+    which those of CIFAR-10 are, unless of 1:50."""
     plain, chosen, bounded = method.partition(", chosen power")
-    of_probes = name.startswith("probe")
-    if chosen and not bounded and (of_probes or (name, plain) == ("imbalance", "topoprune")):
+    small = data == "banking77_minilm"
+    if chosen and not bounded and (small or (name, plain) == ("imbalance", "topoprune")):
         return f"{plain}, power not bounded"
-    if chosen or of_probes or method not in _OF_POWER_4:
+    if chosen or small or method not in _OF_POWER_4:
         return plain
     return method.replace("topoprune", "topoprune, power 4", 1)
 
@@ -59,7 +60,8 @@ def read(name):
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for run in runs:
         run["of"] = METHODS[run["settings"]["method"]]
-        run["settings"]["method"] = shown(run["of"].name, name)
+        data = run["settings"].get("images", "")
+        run["settings"]["method"] = shown(run["of"].name, data, name)
     return runs
 
 
@@ -110,9 +112,9 @@ def seen_by(runs, features):
 
 
 def accuracy(runs):
-    """A table for every network, set of features and ratio."""
+    """A table for every data set, network, set of features and ratio."""
     parts = []
-    for (network, ratio), several in groups(runs, "network", "ratio").items():
+    for (_, network, ratio), several in groups(runs, "images", "network", "ratio").items():
         sources = {run["settings"]["features"] for run in several} - {None}
         for source in sorted(sources):
             own = groups(seen_by(several, source), "method")

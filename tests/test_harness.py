@@ -179,7 +179,7 @@ def test_splits_and_changes_of_the_data(frozen):
     halves = data.merged(samples, [0, 1] * 5)
     np.testing.assert_array_equal(halves.train_y, samples.train_y % 2)
     assert (halves.n_classes, halves.name) != (samples.n_classes, samples.name)
-    with pytest.raises(ValueError, match=r"one number for each of the 10 classes; got 2"):
+    with pytest.raises(SystemExit, match=r"one number for each of the 10 classes; got 2"):
         data.merged(samples, [0, 1])
     moved = data.noisy(features, 0.5, 0).values - features.values
     spread = features.values.std(axis=0)
@@ -239,6 +239,49 @@ def test_fuzzy_filtration_by_hand():
     for i, patch in enumerate(NearestNeighbors(n_neighbors=8).fit(points).kneighbors(points)[1]):
         own = lengths[np.ix_(patch, patch)]
         assert found[i] == pytest.approx(minimum_spanning_tree(own).sum(), rel=1e-4)
+
+
+def test_tables_keep_data_sets_apart():
+    """A random choice looks at no features, and is still of the data that it was made of."""
+
+    def run(images, method, features, last):
+        settings = {"images": images, "method": method, "features": features, "ratio": 0.9}
+        settings |= {"network": "linear-probe", "training_seed": 0}
+        outcome = {"last": last, "best": last, "kept": method, "selection_seconds": 1.0}
+        return {"settings": settings, "outcome": outcome}
+
+    several = [("a", 0.5), ("b", 0.75)]
+    runs = [run(x, "class-balanced random", None, last) for x, last in several]
+    runs += [run(x, "herding", x, last + 0.125) for x, last in several]
+    tables = pruning_tables.accuracy(runs).split("####")[1:]
+    assert [t.split(",")[1] for t in tables] == [" features of a", " features of b"]
+    for (_, last), text in zip(several, tables, strict=True):
+        assert f"| class-balanced random | yes | {100 * last:.1f} |" in text
+        assert (
+            f"| herding | yes | {100 * last + 12.5:.1f} | {100 * last + 12.5:.1f} | 12.5 |" in text
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "name", "wanted"),
+    [
+        ("topoprune, chosen power", "cifar10", "deciding", "topoprune"),
+        ("topoprune", "cifar10", "deciding", "topoprune, power 4"),
+        ("topoprune", "cifar10_netA", "probe_validation", "topoprune, power 4"),
+        ("topoprune", "banking77_minilm", "probe_validation", "topoprune"),
+        (
+            "topoprune, chosen power",
+            "banking77_minilm",
+            "probe_test",
+            "topoprune, power not bounded",
+        ),
+        ("topoprune, chosen power", "cifar10", "imbalance", "topoprune, power not bounded"),
+        ("topoprune, chosen power, bounded", "cifar10", "imbalance", "topoprune"),
+        ("herding", "cifar10", "deciding", "herding"),
+    ],
+)
+def test_the_default_is_called_topoprune_in_the_tables(method, data, name, wanted):
+    assert pruning_tables.shown(method, data, name) == wanted
 
 
 @pytest.mark.slow

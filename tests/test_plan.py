@@ -322,6 +322,17 @@ def test_classes_by_number_or_by_size(steady):
     assert "neighbors" not in [stage.name for stage in given.stages]
 
 
+def test_the_space_is_planned(steady):
+    """Nine coordinates are searched sooner than the features, these with them later."""
+    spaces = ("discriminant_coordinates", "features", "discriminant_features")
+    plans = [tp.plan(50_000, 128, classes=10, space=space) for space in spaces]
+    assert [plan.d for plan in plans] == [128] * 3
+    searches = [plan.stages[1].seconds for plan in plans]
+    assert searches[0] < searches[1] < searches[2]
+    reading = [plan.stages[0].seconds for plan in plans]
+    assert reading[1] < reading[0] < reading[2]
+
+
 def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):
     free = 100 * (1 << 20)
     monkeypatch.setattr(_plan, "free_memory", lambda device: free)

@@ -24,9 +24,7 @@ def check_space(space: str) -> None:
 
 
 def in_space(points: Array, codes: Int[Array, " n"], space: str) -> Array:
-    """Features, as far as they are scaled, in the space of that name."""
-    if space == FEATURES:
-        return points
+    """Features, as far as they are scaled, with or in the coordinates that `space` names."""
     make = discriminant_features if space == BESIDE else discriminant_coordinates
     return make(points, codes, normalize=False)
 

@@ -168,8 +168,7 @@ def plan(
     - `classes`: with labels, the number of classes of equal size, or the size of each,
       `np.bincount(labels)`; a size of 0 is no class.
     - `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `beta`, `space`, `embedding`: as for
-      `rank`;
-      `"given"` stands for a `NeighborGraph` from elsewhere.
+      `rank`; `"given"` stands for a `NeighborGraph` from elsewhere.
     - `device`: a JAX device, or the name of a platform such as `"cpu"`; that on which `rank` would
       run unless given.
 
@@ -260,9 +259,9 @@ def _check_free(problem: Problem, needed: float, stage: str, free: int | None, d
     if free is not None and needed > _MARGIN * free:
         raise MemoryError(
             f"`rank` needs about {_gigabytes(needed)} for {problem.n:,} samples of "
-            f"{problem.n_features:,} "
-            f"features, most in its stage '{stage}'; got {_gigabytes(free)} that are free on "
-            f"{device.device_kind}. {_remedy(problem, device, free)}"
+            f"{problem.n_features:,} features, most in its stage '{stage}'; got "
+            f"{_gigabytes(free)} that are free on {device.device_kind}. "
+            f"{_remedy(problem, device, free)}"
         )
 
 

@@ -168,8 +168,8 @@ def rank(
       w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), so that unclear samples have an order too.
     - `space`: where samples are compared, with labels: `"features"`; in `discriminant_features`,
       which are the features with the discriminant coordinates of the classes beside them; or in
-      `discriminant_coordinates` alone, which are few and as fast to search, but tell nothing of
-      what is different within a class. Either is better where the features are noisy, and worse
+      `discriminant_coordinates` alone, which are few and soon searched, but tell nothing of what
+      is different within a class. Either is better where the features are noisy, and worse
       where labels are wrong (benchmarks/README.md). Not on a mesh, nor while JAX traces: there rank
       what these functions return, with `normalize=False`.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
@@ -437,7 +437,7 @@ def _check_discriminant(space: str, labels: Any, mesh: Mesh | None, traced: bool
             "features, with normalize=False."
         )
     if mesh is not None:
-        raise ValueError(
+        checks.refuse(
             f"`space={space!r}` is not divided among devices; got a mesh. Pass "
             f"`{space}(features, labels)` for features, with normalize=False."
         )

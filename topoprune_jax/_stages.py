@@ -22,7 +22,6 @@ _BETAS = 5  # that `choose_beta` tries at most
 PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
 # 50,000 x 128 real features on two cores (benchmarks/results/rank_50000x128.json).
-_EIGENVECTORS = 30.0  # operations for d^3
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
 _SELECTION = 0.6  # operations for a pair that is looked at
 _LEAST, _LEAST_OF_GROUPS = 1.6e4, 5e3  # operations for the least values of a row of a tile
@@ -36,6 +35,8 @@ _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 3.0  # times that the coordinates are moved for a center
 _EVALUATIONS, _FIRST_EVALUATIONS = 0.9, 2.4  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 57.0  # operations for a bound, with what it waits for memory
+# Of the coordinates of 20,000 x 768 features, which took .33 s where .35 are planned.
+_EIGENVECTORS = 30.0  # operations for d^3
 # Of an accelerator, fitted to one H200 (benchmarks/results/scale.json) in the rates of `_speed`,
 # whose arrays are too small to bring one to its best.
 _HALVES = 3.15  # numbers for a feature in the wide search

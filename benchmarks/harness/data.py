@@ -201,9 +201,9 @@ def imbalanced(
 def merged(images: Images, superclasses: list[int]) -> Images:
     """Class c becomes `superclasses[c]`, for selection, training and evaluation."""
     if len(superclasses) != images.n_classes:
-        raise ValueError(
-            f"`superclasses` must have one number for each of the {images.n_classes} classes; got "
-            f"{len(superclasses)}."
+        sys.exit(
+            f"`--superclasses` must have one number for each of the {images.n_classes} classes; "
+            f"got {len(superclasses)}."
         )
     table = np.asarray(superclasses, images.train_y.dtype)
     name = f"{images.name}, classes {' '.join(map(str, superclasses))}"
