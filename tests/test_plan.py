@@ -144,7 +144,7 @@ def test_bytes_are_those_of_the_compiled_programs(name):
         needed = max(needed, kept + size)
     asked = problem(n=N, d=D, k=K, c=C, e=0 if name == "start" else E)
     platform = "cpu" if name == "neighbors" else "gpu"
-    several = _stages.stages(asked, tile_bytes=1 << 26, platform=platform)
+    several = _stages.stages(asked, tile_bytes=exact.TILE_BYTES, platform=platform)
     (stage,) = (stage for stage in several if stage.name == name)
     assert stage.work_bytes == pytest.approx(needed, rel=0.25)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
 from . import _graph_exact as exact
 from ._distance import norm, product, varying_with
@@ -231,7 +232,7 @@ def _search_coordinates(
     def tile(own):
         x = coordinates.queries(own)
         score, found = exact.scan(
-            jnp.concatenate([x, jnp.ones((ROWS, 1), x.dtype)], axis=1),
+            exact.scanned_query(x, jnp.ones(ROWS, x.dtype), square[own]),
             columns,
             table.codes[own],
             exact.class_range(table, own),
@@ -244,7 +245,7 @@ def _search_coordinates(
         )
         kth = distances[:, k - 1]
         slack = 4 * rounding * (jnp.sqrt(square[own]) + kth) ** 2
-        proven = score[:, -1] + square[own] > kth * kth + slack
+        proven = score[:, -1] > kth * kth + slack
         proven = proven | jnp.isinf(score[:, -1]) | (table.codes[own] < 0)
         return points[:, :k], distances[:, :k], proven, found[:, 0]
 
@@ -465,28 +466,36 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
     s = tree.centers.shape[1]
     votes = min(_VOTES, blocks)
     square = jnp.sum(tree.centers * tree.centers, axis=1)
-    groups = exact.group_count(blocks, votes)
 
     def tile(t):
         own = _tile_rows(tree, plan, t)
         x = tree.coordinates.queries(own)
-        to_centers = square[None, :] - 2 * product(x[:, :s], tree.centers.T)
-        near = exact.smallest(to_centers, votes, groups)[0][:, -1:]
-        count = jnp.sum(to_centers <= near, axis=0, dtype=x.dtype)
+        to_centers = square[:, None] - 2 * product(tree.centers, x[:, :s].T)
+        farthest = exact.least_of(to_centers, votes)[1][-1:]
+        near = to_centers <= jnp.take_along_axis(to_centers, farthest, axis=0)
+        count = jnp.sum(near, axis=1, dtype=x.dtype)
         # Blocks with equal votes by their mean distance, which counts for less than one vote.
-        mean = jnp.mean(to_centers, axis=0)
+        mean = jnp.mean(to_centers, axis=1)
         spread = jnp.maximum(jnp.max(mean) - jnp.min(mean), jnp.finfo(x.dtype).tiny)
         rank = count - (mean - jnp.min(mean)) / spread
         rank = rank.at[t >> plan.split].set(jnp.inf)
         visited = jnp.sort(lax.top_k(rank, plan.visited)[1])
         columns = values[visited].reshape(plan.visited * size, -1)
-        score = product(-2 * x, columns.T)
-        score = score + tree.square[visited].reshape(1, -1)
-        score, place = _least_of_groups(score, plan.candidates, plan.groups)
+        score = product(columns, -2 * x.T) + jnp.sum(x * x, axis=1)[None, :]
+        score = score + tree.square[visited].reshape(-1, 1)
+        score, place = _few_of(score, plan)
         found = visited[place // size] * size + place % size
         return jnp.where(jnp.isinf(score), own[:, None], found)
 
     return exact.flat(lax.map(tile, first + jnp.arange(n_tiles, dtype=jnp.int32)))
+
+
+def _few_of(score: Float[Array, "width rows"], plan: _Plan) -> tuple[Array, Array]:
+    """The `candidates` least of every column, or nearly; (rows, candidates)."""
+    if backend.is_cpu() and plan.candidates <= exact.MOST_OF_LEAST:
+        values, found = exact.least(score, plan.candidates)
+        return values.T, found.T
+    return _least_of_groups(score.T, plan.candidates, plan.groups)
 
 
 def _least_of_groups(
@@ -526,9 +535,9 @@ def _look_around(tree: _Tree, near, first, *, k, plan, n_tiles) -> Int[Array, "r
         score = jnp.sum((tree.coordinates.values[found] - x) ** 2, axis=2)
         again = jnp.pad(found[:, 1:] == found[:, :-1], ((0, 0), (1, 0)))
         score = jnp.where(again | (tree.table.codes[found] < 0), jnp.inf, score)
-        negative, place = lax.top_k(-score, plan.candidates)
+        score, place = (leaf.T for leaf in exact.least_of(score.T, plan.candidates))
         found = jnp.take_along_axis(found, place, axis=1)
-        return jnp.where(jnp.isinf(negative), own[:, None], found)
+        return jnp.where(jnp.isinf(score), own[:, None], found)
 
     return exact.flat(lax.map(tile, first + jnp.arange(n_tiles, dtype=jnp.int32)))
 

@@ -161,7 +161,6 @@ def _search(table: Table, blocks: _Blocks, first: Int[Array, ""], *, k: int, n_t
     n_candidates = k + exact.SPARE + 1
     visited = min(_VISITED, blocks.rows.shape[0])
     width = visited * _SIZE
-    n_groups = exact.group_count(width, n_candidates)
     eps = jnp.finfo(table.points.dtype).eps
 
     def tile(t):
@@ -169,7 +168,7 @@ def _search(table: Table, blocks: _Blocks, first: Int[Array, ""], *, k: int, n_t
 
         def is_open(state):
             gaps, values, _ = state
-            farthest = jnp.max(jnp.where(codes >= 0, values[:, -1], -jnp.inf))
+            farthest = jnp.max(jnp.where(codes >= 0, values[-1], -jnp.inf))
             nearest = jnp.min(gaps)
             return (nearest <= farthest) & (nearest < jnp.inf)
 
@@ -177,26 +176,26 @@ def _search(table: Table, blocks: _Blocks, first: Int[Array, ""], *, k: int, n_t
             gaps, values, found = state
             negative, near = lax.top_k(-gaps, visited)
             y = blocks.points[near].reshape(width, -1)
-            score = jnp.zeros((_SIZE, width), x.dtype)
+            score = jnp.zeros((width, _SIZE), x.dtype)
             for axis in range(x.shape[1]):
-                score = score + (x[:, axis, None] - y[None, :, axis]) ** 2
+                score = score + (y[:, axis, None] - x[None, :, axis]) ** 2
             other = jnp.where(jnp.isinf(negative)[:, None], -1, blocks.codes[near]).ravel()
-            wanted = (other[None, :] == codes[:, None]) & (other >= 0)[None, :]
+            wanted = (other[:, None] == codes[None, :]) & (other >= 0)[:, None]
             score = jnp.where(wanted, score, jnp.inf)
-            new_values, place = exact.smallest(score, n_candidates, n_groups)
+            new_values, place = exact.least_of(score, n_candidates)
             new = blocks.rows[near].ravel()[place]
-            values = jnp.concatenate([values, new_values], axis=1)
-            found = jnp.concatenate([found, new], axis=1)
-            negative, place = lax.top_k(-values, n_candidates)
-            found = jnp.take_along_axis(found, place, axis=1)
-            return gaps.at[near].set(jnp.inf), -negative, found
+            values = jnp.concatenate([values, new_values])
+            values, place = exact.least_of(values, n_candidates)
+            found = jnp.take_along_axis(jnp.concatenate([found, new]), place, axis=0)
+            return gaps.at[near].set(jnp.inf), values, found
 
         start = (
             _gaps(blocks, t),
-            jnp.full((_SIZE, n_candidates), jnp.inf, x.dtype),
-            jnp.zeros((_SIZE, n_candidates), jnp.int32),
+            jnp.full((n_candidates, _SIZE), jnp.inf, x.dtype),
+            jnp.zeros((n_candidates, _SIZE), jnp.int32),
         )
         _, values, found = lax.while_loop(is_open, scan, start)
+        values, found = values.T, found.T
         own = blocks.rows[t]
         _, points, distances = exact.ordered(
             table, own, found, jnp.isinf(values), jnp.zeros((), x.dtype), metric="euclidean"

@@ -12,12 +12,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
 from ._distance import norm, product, varying_with
+from ._least import MOST as MOST_OF_LEAST
+from ._least import least, order_pairs
 from ._types import Array
 
 ROWS = 256  # queries of a tile
-TILE_BYTES = 1 << 26  # of one tile of distances, unless memory is scarce
+TILE_BYTES = 1 << 23  # of one tile of distances, unless memory is scarce: about what a cache holds
 LEAST_TILE_BYTES = 1 << 20
 SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
 DOUBTFUL = 32  # queries scanned again in one go
@@ -33,11 +36,17 @@ def tile_rows(first: int, count: int, rows: int = ROWS) -> Int[Array, "count row
 
 
 def block_size(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> int:
-    """Columns of a tile: all points, as many as the largest class has, or as the tile can hold."""
+    """Columns of a tile: all points, or the largest class, in as few blocks as it can hold."""
     width = n
     if codes is not None:
         width = min(n, 1 << 13) if checks.is_traced(codes) else int(np.bincount(codes).max())
-    return min(tile_bytes // (4 * ROWS), -(-width // 128) * 128)
+    return block_of(width, tile_bytes)
+
+
+def block_of(width: int, tile_bytes: int) -> int:
+    """Columns of the blocks, all alike, into which so many are divided."""
+    n_blocks = -(-width * 4 * ROWS // tile_bytes)
+    return -(-width // (128 * n_blocks)) * 128
 
 
 class Table(eqx.Module):
@@ -162,7 +171,7 @@ def search(
         tiny = jnp.finfo(x.dtype).tiny  # infinite columns stay infinite for a row of zeros
         ones = jnp.maximum(norm(x), tiny) if inner else jnp.ones(own.shape, x.dtype)
         values, found = scan(
-            jnp.concatenate([x, ones[:, None]], axis=1),
+            scanned_query(x, ones, jnp.zeros_like(ones) if inner else square[own]),
             columns,
             codes,
             class_range(table, own),
@@ -179,7 +188,7 @@ def search(
             proven = values[:, -1] > 2 * (kth - reference)
         else:
             slack = 4 * rounding * (jnp.sqrt(square[own]) + kth) ** 2
-            proven = values[:, -1] + square[own] > kth * kth + slack
+            proven = values[:, -1] > kth * kth + slack
         # An infinite last candidate: there are no others.
         proven = proven | jnp.isinf(values[:, -1]) | (codes < 0) | (n_candidates == n)
         missing = max(0, k - n_candidates)
@@ -213,10 +222,10 @@ def scanned_columns(
     block: int,
     by_class: bool,
 ) -> Columns:
-    """Columns whose product with (x, 1) is `extra` - 2 x . y, infinite where no point is."""
-    extra = jnp.where(table.codes < 0, jnp.inf, extra)
-    columns = jnp.concatenate([-2 * coordinates, extra[:, None]], axis=1)
-    columns = jnp.pad(columns, ((0, block), (0, 0))).at[table.codes.shape[0] :, -1].set(jnp.inf)
+    """Columns whose product with a `scanned_query` is `extra` - 2 x . y and what is added, infinite
+    where no point is."""
+    extra = jnp.pad(jnp.where(table.codes < 0, jnp.inf, extra), (0, block), constant_values=jnp.inf)
+    columns = _as_columns(jnp.pad(coordinates, ((0, block), (0, 0))), extra)
     codes = jnp.pad(table.codes, (0, block), constant_values=-1)
 
     def at(left):
@@ -224,6 +233,17 @@ def scanned_columns(
         return part, lax.dynamic_slice_in_dim(codes, left, block) if by_class else None, left
 
     return at
+
+
+def _as_columns(y: Float[Array, "rows e"], extra: Float[Array, " rows"]) -> Array:
+    return jnp.concatenate([-2 * y, extra[:, None], jnp.ones_like(extra)[:, None]], axis=1)
+
+
+def scanned_query(
+    x: Float[Array, "rows e"], times: Float[Array, " rows"], added: Float[Array, " rows"]
+) -> Float[Array, "rows e+2"]:
+    """What is multiplied with the columns: by their `extra` as many `times`, and `added` to all."""
+    return jnp.concatenate([x, times[:, None], added[:, None]], axis=1)
 
 
 def _streamed_columns(
@@ -239,7 +259,7 @@ def _streamed_columns(
         y = lax.dynamic_slice_in_dim(table.points, first, block) - table.center[None, :]
         last = extra(y, jnp.sum(y * y, axis=1))
         last = jnp.where((codes < 0) | (own < left), jnp.inf, last)
-        return jnp.concatenate([-2 * y, last[:, None]], axis=1), codes if by_class else None, first
+        return _as_columns(y, last), codes if by_class else None, first
 
     return at
 
@@ -263,30 +283,39 @@ def scan(
 ) -> tuple[Float[Array, "rows c"], Int[Array, "rows c"]]:
     """The columns of least product with each query, block by block: products and columns.
 
-    `last` is the last of the columns, which stands where there are too few.
+    On a CPU products are rounded down, see `least`. `last` is the last of the columns, which stands
+    where there are too few.
     """
     lo, hi = between
-    n_groups = group_count(block, n_candidates)
 
     def scan_block(b, best):
         values, found = best
         part, other, first = columns(lo + b * block)
-        score = product(query, part.T)
+        score = product(part, query.T)
         if other is not None:
-            score = jnp.where(codes[:, None] == other[None, :], score, jnp.inf)
-        new_values, new = smallest(score, n_candidates, n_groups)
-        values = jnp.concatenate([values, new_values], axis=1)
-        found = jnp.concatenate([found, new + first], axis=1)
-        negative, place = lax.top_k(-values, n_candidates)
-        return -negative, jnp.take_along_axis(found, place, axis=1)
+            score = jnp.where(other[:, None] == codes[None, :], score, jnp.inf)
+        new_values, new = least_of(score, n_candidates)
+        values, place = least_of(jnp.concatenate([values, new_values]), n_candidates)
+        found = jnp.concatenate([found, new + first])
+        return values, jnp.take_along_axis(found, place, axis=0)
 
     start = (
-        jnp.full((query.shape[0], n_candidates), jnp.inf, query.dtype),
-        jnp.full((query.shape[0], n_candidates), last, jnp.int32),
+        jnp.full((n_candidates, query.shape[0]), jnp.inf, query.dtype),
+        jnp.full((n_candidates, query.shape[0]), last, jnp.int32),
     )
     start = varying_with(start, query)
     values, found = lax.fori_loop(0, -(-(hi - lo) // block), scan_block, start)
-    return values, jnp.where(jnp.isinf(values), last, jnp.minimum(found, last))
+    return values.T, jnp.where(jnp.isinf(values), last, jnp.minimum(found, last)).T
+
+
+def least_of(
+    score: Float[Array, "width rows"], k: int
+) -> tuple[Float[Array, "k rows"], Int[Array, "k rows"]]:
+    """The k least of every column and where they are; on a CPU rounded down, see `least`."""
+    if backend.is_cpu() and k <= MOST_OF_LEAST:
+        return least(score, k)
+    values, found = smallest(score.T, k, group_count(score.shape[0], k))
+    return values.T, found.T
 
 
 def relative_rounding(e: int, dtype) -> float:
@@ -336,8 +365,16 @@ def ordered(table: Table, own, found, absent, longest, *, metric):
     keys = candidate_keys(x, table.points, found, inner=inner)
     keys = jnp.where(absent | (own[:, None] == found), jnp.inf, keys)
     points = jnp.where(jnp.isinf(keys), n, table.index[found])
-    keys, points = lax.sort((keys, points), dimension=1, num_keys=2)
+    keys, points = in_order(keys, points)
     return keys, points, _distances(keys, x[:, None, :], table.points[found[:, :1]], longest, inner)
+
+
+def in_order(keys: Float[Array, "rows c"], points: Int[Array, "rows c"]) -> tuple[Array, Array]:
+    """Every row by (key, point)."""
+    if backend.is_cpu() and keys.shape[1] <= 2 * MOST_OF_LEAST:
+        return order_pairs(keys, points)
+    keys, points = lax.sort((keys, points), dimension=1, num_keys=2)
+    return keys, points
 
 
 def _distances(keys: Array, x: Array, nearest: Array, longest: Array, inner: bool) -> Array:

@@ -24,7 +24,7 @@ from ._graph_tree import leaves
 from ._types import Array
 
 ROWS = 4096  # queries of a tile: below, the start of a program costs more than what it does
-_WIDER = 8  # times the bytes of a CPU's tile
+_WIDER = 64  # times the bytes of a CPU's tile
 CHUNK_FLOPS = 4e13  # work between two looks at the host
 LEAST_POINTS = 1 << 14  # for fewer the tiles of a CPU will do
 CANDIDATES = 1536  # of a query, about

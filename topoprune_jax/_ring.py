@@ -322,9 +322,10 @@ def _visit(
         t, before = part
         rows = (start + t) * ROWS + jnp.arange(ROWS, dtype=jnp.int32)
         x, codes = own.values[rows] / scale, own.codes[rows]
+        moved = x - center[None, :]
         lo, hi = _class_range(own, rows, codes >= 0, n)
         values, found = exact.scan(
-            jnp.concatenate([x - center[None, :], jnp.ones((ROWS, 1), x.dtype)], axis=1),
+            exact.scanned_query(moved, jnp.ones(ROWS, x.dtype), jnp.sum(moved * moved, axis=1)),
             columns,
             codes,
             (jnp.clip(lo - begin, 0, there), jnp.clip(hi - begin, 0, there)),
@@ -340,7 +341,7 @@ def _visit(
             jnp.concatenate([before.positions, jnp.where(absent, n, begin + found)], axis=1),
             jnp.concatenate([before.keys, jnp.where(absent | itself, jnp.inf, keys)], axis=1),
         )
-        place = lax.top_k(-both.values, n_candidates)[1]
+        place = exact.least_of(both.values.T, n_candidates)[1].T
         return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, place, axis=1), both)
 
     tiles = jax.tree.map(lambda leaf: leaf.reshape(-1, ROWS, leaf.shape[1]), found)
@@ -367,14 +368,14 @@ def _proven(
     """The k nearest candidates, and whether no other point can be nearer, as in `search`."""
     rows = start * ROWS + jnp.arange(found.keys.shape[0], dtype=jnp.int32)
     positions = jnp.where(jnp.isinf(found.keys), n, found.positions)
-    keys, positions = lax.sort((found.keys, positions), dimension=1, num_keys=2)
+    keys, positions = exact.in_order(found.keys, positions)
     x = own.values[rows] / scale - center[None, :]
     square = jnp.sum(x * x, axis=1)
     kth = keys[:, min(k, n_candidates) - 1]
     rounding = exact.relative_rounding(x.shape[1], x.dtype)
     slack = 4 * rounding * (jnp.sqrt(square) + kth) ** 2
     farthest = found.values[:, -1]
-    proven = (farthest + square > kth * kth + slack) | jnp.isinf(farthest)
+    proven = (farthest > kth * kth + slack) | jnp.isinf(farthest)
     proven = proven | (own.codes[rows] < 0) | (n_candidates == n)
     missing = ((0, 0), (0, max(0, k - n_candidates)))
     positions = jnp.pad(positions[:, :k], missing, constant_values=n)
@@ -469,7 +470,7 @@ def _compare(
         keys = jnp.concatenate([before.keys, keys], axis=1)
         new = jnp.concatenate([before.positions, new], axis=1)
         # Points of a class are in the order of their index, so ties by position are too.
-        keys, new = (leaf[:, :k] for leaf in lax.sort((keys, new), dimension=1, num_keys=2))
+        keys, new = (leaf[:, :k] for leaf in exact.in_order(keys, new))
         return _Found(before.values, new, keys)
 
     groups = jax.tree.map(lambda leaf: leaf.reshape(-1, DOUBTFUL, *leaf.shape[1:]), (slots, found))

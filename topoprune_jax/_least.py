@@ -1,0 +1,102 @@
+"""The least of many numbers, on a CPU: rounds of minima over packed integers.
+
+XLA's `top_k` and its sorts of several arrays go there from row to row, comparing one pair at a
+time. What is here works on all columns of a tile at once, with a few plain instructions for a whole
+register of them.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from ._distance import varying_with
+from ._types import Array
+
+_FAN = 4  # members of a group
+MOST = 128  # beyond so many the rounds are no faster than `top_k`
+
+
+def least(
+    score: Float[Array, "width rows"], k: int
+) -> tuple[Float[Array, "k rows"], Int[Array, "k rows"]]:
+    """The k least of every column, rounded down, in order; and where they are.
+
+    Numbers are compared by their leading bits: the last log2(4 k) make room for the place. So
+    nothing that is left out is less than the last value returned, and of those that are equal up to
+    this rounding any may be left out. Infinity is a number, NaN is not; `width` is at least k.
+
+    Groups of four are represented by their least, groups of groups by theirs. The k least lie in
+    the k groups whose representatives are least: were one in another group, those k would all be
+    smaller.
+    """
+    bits = (_FAN * k - 1).bit_length()
+    levels = [score]
+    keys = _sortable(score)
+    while keys.shape[0] > _FAN * k:
+        spare = -keys.shape[0] % _FAN
+        keys = jnp.pad(keys, ((0, spare), (0, 0)), constant_values=jnp.iinfo(keys.dtype).max)
+        size = keys.shape[0] // _FAN
+        first, second, third, fourth = (keys[j * size : (j + 1) * size] for j in range(_FAN))
+        keys = jnp.minimum(jnp.minimum(first, second), jnp.minimum(third, fourth))
+        levels.append(keys)
+    values, places = _least_keys(keys, k, bits)
+    for lower, upper in zip(levels[-2::-1], levels[:0:-1], strict=True):
+        offsets = upper.shape[0] * jnp.arange(_FAN, dtype=places.dtype)
+        members = (places[None] + offsets[:, None, None]).reshape(_FAN * k, -1)
+        there = jnp.minimum(members, lower.shape[0] - 1)
+        keys = jnp.take_along_axis(lower, there, axis=0)
+        keys = _sortable(keys) if lower is score else keys
+        keys = jnp.where(members < lower.shape[0], keys, jnp.iinfo(keys.dtype).max)
+        values, slots = _least_keys(keys, k, bits)
+        places = jnp.take_along_axis(there, slots, axis=0)
+    return _numbers(values, score.dtype), places
+
+
+def _least_keys(keys: Int[Array, "width rows"], k: int, bits: int) -> tuple[Array, Array]:
+    """The k least, rounded down to a multiple of 2^bits, and where they are."""
+    width, dtype = keys.shape[0], keys.dtype
+    mask = jnp.asarray((1 << bits) - 1, dtype)
+    packed = (keys & ~mask) | jnp.arange(width, dtype=dtype)[:, None]
+
+    def take(packed, _):
+        smallest = jnp.min(packed, axis=0)
+        return jnp.where(packed == smallest[None], jnp.iinfo(dtype).max, packed), smallest
+
+    found = lax.scan(take, packed, length=k)[1]
+    # Where all are taken: the last one again.
+    return found & ~mask, jnp.minimum(found & mask, width - 1).astype(jnp.int32)
+
+
+def _sortable(values: Float[Array, "..."]) -> Int[Array, "..."]:
+    """Integers in the order of the numbers."""
+    dtype = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
+    keys = lax.bitcast_convert_type(values, dtype)
+    return jnp.where(keys < 0, keys ^ jnp.iinfo(dtype).max, keys)
+
+
+def _numbers(keys: Int[Array, "..."], dtype) -> Float[Array, "..."]:
+    bits = jnp.where(keys < 0, keys ^ jnp.iinfo(keys.dtype).max, keys)
+    return lax.bitcast_convert_type(bits, dtype)
+
+
+def order_pairs(
+    keys: Float[Array, "rows width"], ties: Int[Array, "rows width"]
+) -> tuple[Float[Array, "rows width"], Int[Array, "rows width"]]:
+    """Every row by (key, tie). NaN counts as infinite."""
+    rows, width = keys.shape
+    keys = jnp.where(jnp.isnan(keys), jnp.inf, keys)
+    place = jnp.arange(width, dtype=jnp.int32)[None, :]
+
+    def beat(j, rank):
+        key, tie = (lax.dynamic_slice_in_dim(a, j, 1, axis=1) for a in (keys, ties))
+        later = (tie < ties) | ((tie == ties) & (j < place))
+        return rank + ((key < keys) | ((key == keys) & later)).astype(jnp.int32)
+
+    start = varying_with(jnp.zeros(keys.shape, jnp.int32), keys)
+    rank = lax.fori_loop(0, width, beat, start)
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    keys, ties = (
+        jnp.zeros_like(a).at[row, rank].set(a, unique_indices=True, mode="promise_in_bounds")
+        for a in (keys, ties)
+    )
+    return keys, ties
