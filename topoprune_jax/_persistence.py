@@ -31,6 +31,7 @@ from ._distance import norm
 from ._flag import check_reduction, flag_generators
 from ._types import Array, ArrayInput
 
+_FEW_FEATURES, _SOME_FEATURES = 4, 8  # added in one go to distances
 _GATHERED_ENTRIES = 1 << 12
 """Coordinates gathered at a time when edges are measured: thousands keep a processor busy."""
 
@@ -261,21 +262,25 @@ def distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Flo
     """Distances in units of `scale`, exactly 0 between duplicates, without n x n x d of memory.
 
     Features are added one after the other: on CPU this is several times faster than a reduction,
-    and its bits do not depend on how large a batch is or how it is divided among devices.
+    and its bits do not depend on how large a batch is or how it is divided among devices. A few at
+    a time, because XLA fuses all that is left of an unrolled loop into what follows, which LLVM
+    then fails to vectorize.
     """
-
+    n, d = points.shape
+    few = d if d < _FEW_FEATURES else _FEW_FEATURES if d <= _SOME_FEATURES else _SOME_FEATURES
     # The reciprocal of a power of two is exact, so that no bit differs from those of a division.
     per_unit = 1 / scale
+    features = jnp.pad(points, ((0, 0), (0, -d % few))).T.reshape(-1, few, n)
 
-    def squares(feature: Float[Array, "n"]) -> Float[Array, "n n"]:
-        difference = (feature[:, None] - feature[None, :]) * per_unit
-        return difference * difference
+    def add(total, some):
+        for feature in some:
+            difference = (feature[:, None] - feature[None, :]) * per_unit
+            total = total + difference * difference
+        return total, None
 
-    def add(total, feature):
-        return total + squares(feature), None
-
-    first, rest = points[:, 0], points[:, 1:].T
-    return jnp.sqrt(jax.lax.scan(add, squares(first), rest, unroll=8)[0])
+    start = jnp.zeros((n, n), points.dtype)
+    start = jnp.where(points[:, :1] == 0, start, start)  # as `varying_with`, but for no points too
+    return jnp.sqrt(jax.lax.scan(add, start, features)[0])
 
 
 def _chunks(values: Array, d: int, fill: float) -> Array:

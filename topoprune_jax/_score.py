@@ -17,7 +17,8 @@ from ._distance import norm, rescale, varying_with
 from ._flag import check_reduction
 from ._graph import EXACT_PATCHES_ON_CPU, neighbor_search
 from ._mesh import SPLIT, WHOLE, check_mesh, here, on_shares
-from ._persistence import vietoris_rips
+from ._persistence import distance_matrix, power_of_two, vietoris_rips
+from ._spanning_forest import spanning_tree
 from ._steps import Steps
 from ._summaries import check_power, total_persistence
 from ._types import Array, ArrayInput, Progress
@@ -215,6 +216,15 @@ def _scores(
     neighbors = jnp.where(neighbors >= n, itself, neighbors)
     patches = jnp.concatenate([itself, neighbors], axis=1)
 
+    def tree(patch: Float[Array, "m c"]) -> Any:
+        # Of dimension 0 no order of the bars is asked, only their lengths.
+        scale = power_of_two(patch)
+        lengths = spanning_tree(distance_matrix(patch, scale))[2] * scale
+        is_bar = lengths != 0
+        powers = jnp.where(is_bar, jnp.where(is_bar, lengths, 1) ** power, 0)
+        # One after the other, so that the bits do not depend on how many patches are in a batch.
+        return lax.scan(lambda total, one: (total + one, None), 0 * scale, powers)[0]
+
     def persistence(patch: Float[Array, "m c"], exponent: float) -> Any:
         diagram = vietoris_rips(patch, dims=dims, reduction=reduction)
         return total_persistence(diagram, power=exponent)
@@ -230,7 +240,7 @@ def _scores(
     def score(indices: Int[Array, " m"]) -> Any:
         patch = points[indices]
         if method == "total_persistence":
-            return persistence(patch, power)
+            return tree(patch) if dims == (0,) else persistence(patch, power)
         return displacement(patch, indices == indices[0])
 
     rows, m = patches.shape
