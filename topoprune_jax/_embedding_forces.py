@@ -27,6 +27,7 @@ _REVERSE_BLOCK = 1 << 10
 _TILE = 1 << 11
 _LISTING_PADDING = 1 << 15
 _ACCELERATOR_BLOCK = 1 << 22  # of reverse edges: there every block is a few launches
+_SEVERAL = 4  # coordinates of a point, from which on they are gathered and added together
 _START_EXTENT = 10.0  # umap-learn's
 
 
@@ -203,7 +204,7 @@ def _from_listed(
     """From the neighbors that some points list, m a whole number of tiles."""
     c, m = points.shape
 
-    def listed(size, first):
+    def listed(size, first, columns=_columns):
         def part(values):
             return lax.dynamic_slice_in_dim(values, first, size, axis=1)
 
@@ -212,20 +213,31 @@ def _from_listed(
         def column(carry, slot):
             force, stiffness = carry
             j, weight = slot
-            f, s = _pull(own - z[:, j], weight, a, b)
+            f, s = _pull(own - columns(z, j), weight, a, b)
             return (force + f, stiffness + s), None
 
         zero = varying_with((jnp.zeros_like(own), jnp.zeros_like(own[0])), z)
         return lax.scan(column, zero, (part(neighbors), part(weights)))[0]
 
     def in_tiles(_):
-        force, stiffness = lax.map(partial(listed, tile), tile * jnp.arange(m // tile))
+        tiles = partial(listed, tile, columns=_columns_once)
+        force, stiffness = lax.map(tiles, tile * jnp.arange(m // tile))
         return force.transpose(1, 0, 2).reshape(c, m), stiffness.reshape(m)
 
     def at_once(_):
         return listed(m, 0)
 
     return lax.platform_dependent(z, cpu=in_tiles, default=at_once)
+
+
+def _columns(z: Float[Array, "c n"], points: Int[Array, " m"]) -> Float[Array, "c m"]:
+    return z[:, points]
+
+
+def _columns_once(z: Float[Array, "c n"], points: Int[Array, " m"]) -> Float[Array, "c m"]:
+    """The same on a CPU, where XLA would gather several numbers anew for each use of them."""
+    found = z[:, points]
+    return lax.optimization_barrier(found) if z.shape[0] >= _SEVERAL else found
 
 
 def _from_listing(
@@ -248,19 +260,25 @@ def _from_listing(
     m = total[1].shape[0]
 
     def in_blocks(total):
+        by_rows = z.shape[0] >= _SEVERAL
+
         def block(i, carry):
             force, stiffness = carry
             begin = first + i * _REVERSE_BLOCK
             rows, others, weights = (
                 lax.dynamic_slice_in_dim(values, begin, _REVERSE_BLOCK) for values in listing
             )
-            f, s = _pull(z[:, rows] - z[:, others], weights, a, b)
+            f, s = _pull(_columns_once(z, rows) - _columns_once(z, others), weights, a, b)
             if first_point is not None:
                 own = begin + jnp.arange(_REVERSE_BLOCK, dtype=jnp.int32) < last
                 rows = jnp.where(own, rows - first_point, m)  # m is dropped
-            return force.at[:, rows].add(f), stiffness.at[rows].add(s)
+            force = force.at[rows].add(f.T) if by_rows else force.at[:, rows].add(f)
+            return force, stiffness.at[rows].add(s)
 
-        return lax.fori_loop(0, -(-(last - first) // _REVERSE_BLOCK), block, total)
+        force, stiffness = total
+        total = (force.T if by_rows else force), stiffness
+        force, stiffness = lax.fori_loop(0, -(-(last - first) // _REVERSE_BLOCK), block, total)
+        return (force.T if by_rows else force), stiffness
 
     def many_at_once(total):
         size = min(_ACCELERATOR_BLOCK, listing[0].shape[0])
