@@ -23,14 +23,14 @@ PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
 # 50,000 x 128 real features on two cores (benchmarks/results/rank_50000x128.json).
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
-_SELECTION = 0.6  # operations for a pair that is looked at
-_LEAST, _LEAST_OF_GROUPS = 1.6e4, 5e3  # operations for the least values of a row of a tile
+_SELECTION = 0.2  # operations for a pair that is looked at
+_LEAST = 150.0  # operations for each of the least values of a row of a tile
 _SORTED = 60.0  # numbers moved for a point and a level of the tree
 _BANDWIDTH = 90.0  # operations for an edge, in which two bandwidths are found
 _ROUNDS, _DEGREE = 6, 13  # of the filter, as a rule
-_FILTERED = 3.0  # times that the numbers of an edge are moved when the filter is applied
+_FILTERED = 1.0  # times that the numbers of an edge are moved when the filter is applied
 _FORCE = 1.85  # operations for an edge or a repelling point, in two dimensions
-_PATCH = 2.4  # operations for a pair of points of a patch
+_PATCH = 1.2  # operations for a pair of points of a patch
 _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 3.0  # times that the coordinates are moved for a center
 _EVALUATIONS, _FIRST_EVALUATIONS = 0.9, 2.4  # steps for a pick; for the first tenth of the picks
@@ -43,9 +43,9 @@ _HALVES = 3.15  # numbers for a feature in the wide search
 _OF_HALVES, _OF_FEW_AXES = 0.043, 0.19  # of the time of a product in float32
 _SCORE, _MINIMUM = 1.2, 22.0  # bytes for a pair, and for the least of a group
 _CANDIDATE = 0.75  # bytes for a coordinate of a candidate
-_ABREAST, _PATCHES_ABREAST = 400.0, 40.0  # rates of operations, in units of that on a few numbers
+_ABREAST, _PATCHES_ABREAST = 400.0, 20.0  # rates of operations, in units of that on a few numbers
 _READ_THERE = 1200.0  # bytes for a feature, as _READ
-_FILTERED_THERE = 2.1  # times as long as the filter's bytes say
+_FILTERED_THERE = 6.3  # times as long as the filter's bytes say
 _STEPS_OF_EPOCH = 35.0
 # Rounds of the greedy, times n^(1/4); 41, 65 and 79 for 5,000, 20,000 and 50,000 of CIFAR-10.
 _ROUNDS_OF_PICKS = 5.0
@@ -233,10 +233,10 @@ def _scan_numbers(
     n: int, d: int, class_sizes: tuple[int, ...], tile_bytes: int, lanes: int
 ) -> float:
     width = max(class_sizes, default=n)
-    block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-width // 128) * 128)
+    block = exact.block_of(width, tile_bytes)
     table = n * (d + 4.0)
-    columns = (n + block) * (d + 1.0)
-    return table + max(table, lanes * (columns + max(n * (d + 1.0), exact.ROWS * block)))
+    columns = (n + block) * (d + 2.0)
+    return table + max(table, lanes * (columns + max(n * (d + 2.0), exact.ROWS * block)))
 
 
 def _is_wide(n: int, k: int, platform: str) -> bool:
@@ -266,14 +266,14 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform:
     return Work(
         flops=2.0 * pairs * (d + 1),
         streamed=8.0 * n * d * 10 + _NUMBER * n * (k + exact.SPARE) * d,
-        operations=_SELECTION * pairs + _LEAST * n * blocks,
+        operations=_SELECTION * pairs + _LEAST * (k + exact.SPARE) * n * blocks,
     )
 
 
 def _projected_numbers(p: Problem, tile_bytes: int, lanes: int) -> float:
     """As the exact search with fewer columns; the table and the coordinates of its rows stay."""
-    block = min(tile_bytes // (_NUMBER * exact.ROWS), -(-p.n // 128) * 128)
-    scanned = approximate._AXES + 2.0
+    block = exact.block_of(p.n, tile_bytes)
+    scanned = approximate._AXES + 3.0
     table, coordinates = p.n * (p.d + 4.0), p.n * (scanned + 1)
     columns = (p.n + block) * scanned
     scan = lanes * (columns + max(p.n * scanned, exact.ROWS * block)) + 2.0 * p.n * p.k
@@ -286,7 +286,7 @@ def _projected_work(p: Problem) -> Work:
     return Work(
         flops=2.0 * pairs * (axes + 2) + 4.0 * p.n * p.d * axes,
         streamed=_NUMBER * p.n * (3 * p.k + 4.0) * p.d,
-        operations=_SELECTION * pairs + _LEAST * p.n * blocks,
+        operations=_SELECTION * pairs + 3 * _LEAST * p.k * p.n * blocks,
     )
 
 
@@ -315,7 +315,7 @@ def _blocks_work(p: Problem, tree: approximate._Plan) -> Work:
         + 4.0 * p.n * p.d * min(p.d, approximate._AXES)
         + 2.0 * approximate._SAMPLE * p.n * p.d,
         streamed=_NUMBER * p.n * (seen * scanned + tree.candidates * p.d + depth * _SORTED),
-        operations=_SELECTION * pairs + _LEAST_OF_GROUPS * p.n,
+        operations=_SELECTION * pairs + _LEAST * tree.candidates * p.n,
     )
 
 
