@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.sparse import BCSR
 from jaxtyping import Float, Int
 
 from . import _backend as backend
@@ -274,6 +273,8 @@ def low_eigenvectors(
 
         def in_blocks(out, y):
             if by_rows:
+                from jax.experimental.sparse import BCSR  # loads much of SciPy
+
                 listing = fuzzy_set.reverse_memberships, theirs, fuzzy_set.reverse_offsets
                 return out + BCSR(listing, shape=(n, n)) @ y
             return lax.scan(add_back, out, back)[0]
