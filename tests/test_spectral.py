@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import topoprune_jax as tp
+from topoprune_jax._spectral import low_eigenvectors
 
 
 def normalized_adjacency(fuzzy_set):
@@ -145,3 +146,20 @@ def test_rejects_bad_arguments(rng):
         tp.spectral_embedding(fuzzy_set, 20)
     with pytest.raises(ValueError, match="`diffusion_time` must be at least 0"):
         tp.spectral_embedding(fuzzy_set, 2, diffusion_time=-1.0)
+
+
+@pytest.mark.parametrize("c", [2, 5, 13])
+def test_a_product_of_rows_is_the_sum_over_edges(rng, c):
+    """With a hub that nearly all list, and more columns than it fills registers with."""
+    points = np.concatenate([rng.normal(size=(200, 3)), np.zeros((1, 3))]).astype(np.float32)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=6))
+    options = {"rounds": 5, "degree": 8, "tolerance": 0.0, "key": jax.random.key(0)}
+    rows, edges = (
+        low_eigenvectors(fuzzy_set, c, **options, by_rows=by_rows) for by_rows in (True, False)
+    )
+    np.testing.assert_allclose(rows[1], edges[1], atol=1e-5)
+    laplacian = np.eye(201) - normalized_adjacency(fuzzy_set)[0]
+    for vectors, values in (rows, edges):
+        vectors = np.asarray(vectors, float)
+        rayleigh = np.sum(vectors * (laplacian @ vectors), axis=0)
+        np.testing.assert_allclose(1 - np.asarray(values), rayleigh, atol=1e-4)
