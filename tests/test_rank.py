@@ -31,6 +31,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_auto_takes_blocks_where_they_find_nearly_all(rng, monkeypatch):
     """Near a surface they do; among independent features too few, and there it is exact."""
     n = 18_500
@@ -54,6 +55,7 @@ def test_auto_takes_blocks_where_they_find_nearly_all(rng, monkeypatch):
     assert float(tp.knn_graph(apart, method="blocks").recall) < 0.95
 
 
+@pytest.mark.slow
 def test_auto_is_exact_while_jax_traces(rng, monkeypatch):
     """There nobody can look at the recall."""
     monkeypatch.setattr(_graph, "_EXACT_ON_CPU", 50)
@@ -258,7 +260,10 @@ def test_power_of_the_agreement_can_be_given(digits, ranking):
     assert agreement[chosen.kept].mean() > agreement[ranking.kept].mean() + 0.005
 
 
-@pytest.mark.parametrize("space", ["discriminant_features", "discriminant_coordinates"])
+@pytest.mark.parametrize(
+    "space",
+    ["discriminant_features", pytest.param("discriminant_coordinates", marks=pytest.mark.slow)],
+)
 def test_samples_can_be_compared_in_discriminant_coordinates(digits, ranking, space):
     """The ranking of the function's result, here of shards."""
     x, y = digits
@@ -319,6 +324,7 @@ def test_kinds_of_input(digits, free_ranking, kind, tmp_path):
     assert_same(tp.rank(given, 0.9), free_ranking)
 
 
+@pytest.mark.slow
 def test_scale_does_not_matter(digits, free_ranking):
     assert_same(tp.rank(digits[0] * np.float32(2.0**100), 0.9), free_ranking)
     raw = tp.rank(digits[0], 0.9, normalize=False)

@@ -40,13 +40,14 @@ def block_size(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> int
     width = n
     if codes is not None:
         width = min(n, 1 << 13) if checks.is_traced(codes) else int(np.bincount(codes).max())
-    return block_of(width, tile_bytes)
+    # Few points are looked at in one go.
+    return block_of(max(width, min(n, 4 * ROWS)), tile_bytes)
 
 
 def block_of(width: int, tile_bytes: int) -> int:
     """Columns of the blocks, all alike, into which so many are divided."""
     n_blocks = -(-width * 4 * ROWS // tile_bytes)
-    return -(-width // (128 * n_blocks)) * 128
+    return -(-width // (ROWS * n_blocks)) * ROWS
 
 
 class Table(eqx.Module):
@@ -288,23 +289,30 @@ def scan(
     """
     lo, hi = between
 
-    def scan_block(b, best):
-        values, found = best
-        part, other, first = columns(lo + b * block)
+    def scores(left):
+        part, other, first = columns(left)
         score = product(part, query.T)
         if other is not None:
             score = jnp.where(other[:, None] == codes[None, :], score, jnp.inf)
+        return score, first
+
+    def scan_block(b, best):
+        values, found = best
+        score, first = scores(lo + b * block)
         new_values, new = least_of(score, n_candidates)
         values, place = least_of(jnp.concatenate([values, new_values]), n_candidates)
         found = jnp.concatenate([found, new + first])
         return values, jnp.take_along_axis(found, place, axis=0)
 
-    start = (
-        jnp.full((n_candidates, query.shape[0]), jnp.inf, query.dtype),
-        jnp.full((n_candidates, query.shape[0]), last, jnp.int32),
-    )
-    start = varying_with(start, query)
-    values, found = lax.fori_loop(0, -(-(hi - lo) // block), scan_block, start)
+    if last < block:  # a single one, of all columns
+        values, found = least_of(scores(0)[0], n_candidates)
+    else:
+        start = (
+            jnp.full((n_candidates, query.shape[0]), jnp.inf, query.dtype),
+            jnp.full((n_candidates, query.shape[0]), last, jnp.int32),
+        )
+        start = varying_with(start, query)
+        values, found = lax.fori_loop(0, -(-(hi - lo) // block), scan_block, start)
     return values.T, jnp.where(jnp.isinf(values), last, jnp.minimum(found, last)).T
 
 
