@@ -540,3 +540,12 @@ def test_descending_order_is_stable(n, rng):
     values[rng.random(n) < 0.2] = np.inf
     expected = np.argsort(-values, kind="stable")
     np.testing.assert_array_equal(_descending(jnp.asarray(values)), expected)
+
+
+@pytest.mark.parametrize("d", [1, 3, 4, 7, 8, 9, 16, 19])
+def test_features_added_a_few_at_a_time_are_all_added(rng, d):
+    points = rng.normal(size=(20, d)).astype(np.float32)
+    found = np.asarray(persistence.distance_matrix(jnp.asarray(points), jnp.float32(0.5)))
+    np.testing.assert_allclose(found, 2 * squareform(pdist(points)), rtol=1e-5, atol=1e-6)
+    assert (np.diagonal(found) == 0).all()
+    np.testing.assert_array_equal(found, found.T)

@@ -1,7 +1,6 @@
 """`rank`: what it promises of its answer, on real data, and against its own stages."""
 
 import functools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +41,18 @@ def test_auto_takes_blocks_where_they_find_nearly_all(rng, monkeypatch):
     assert _graph.method_for("auto", n) == "auto"
     apart = rng.normal(size=(n, 40)).astype(np.float32)
     made = []
-    for name in ("approximate_neighbors", "exact_neighbors"):
+
+    def note(name):
         search = getattr(_graph, name)
-        noted = partial(lambda name, search, *a, **o: (made.append(name), search(*a, **o))[1], name)
-        monkeypatch.setattr(_graph, name, partial(noted, search))
+
+        def noted(*args, **options):
+            made.append(name)
+            return search(*args, **options)
+
+        monkeypatch.setattr(_graph, name, noted)
+
+    note("approximate_neighbors")
+    note("exact_neighbors")
     for features, method in ((surface, "blocks"), (apart, "exact")):
         with running(None, None, dict) as run:
             found = graph_for_rank(jnp.asarray(features), 15, "auto", TILE_BYTES, run)

@@ -33,7 +33,8 @@ def oracle(points, patch_size, labels=None, dims=(0,), power=1.0):
 
 
 @pytest.mark.parametrize(
-    ("dims", "power", "by_class"), [((0,), 1.0, False), ((0,), 1.0, True), ((0, 1), 2.0, False)]
+    ("dims", "power", "by_class"),
+    [((0,), 1.0, False), ((0,), 1.0, True), ((0,), 0.5, False), ((0, 1), 2.0, False)],
 )
 def test_equals_gudhi_on_every_patch(rng, dims, power, by_class):
     points = rng.normal(size=(150, 2)).astype(np.float32)

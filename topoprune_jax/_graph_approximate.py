@@ -21,6 +21,8 @@ from ._distance import norm, product, varying_with
 from ._graph_exact import ROWS, Table
 from ._graph_search import calls_for, exact_neighbors
 from ._graph_tree import leaves
+from ._least import MOST as MOST_OF_LEAST
+from ._least import least
 from ._steps import Steps
 from ._types import Array, Progress
 
@@ -492,8 +494,8 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
 
 def _few_of(score: Float[Array, "width rows"], plan: _Plan) -> tuple[Array, Array]:
     """The `candidates` least of every column, or nearly; (rows, candidates)."""
-    if backend.is_cpu() and plan.candidates <= exact.MOST_OF_LEAST:
-        values, found = exact.least(score, plan.candidates)
+    if backend.is_cpu() and plan.candidates <= MOST_OF_LEAST:
+        values, found = least(score, plan.candidates)
         return values.T, found.T
     return _least_of_groups(score.T, plan.candidates, plan.groups)
 

@@ -27,7 +27,7 @@ from ._diagram import (
     diagram_of,
     is_essential,
 )
-from ._distance import norm
+from ._distance import norm, varying_with
 from ._flag import check_reduction, flag_generators
 from ._types import Array, ArrayInput
 
@@ -267,7 +267,7 @@ def distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Flo
     then fails to vectorize.
     """
     n, d = points.shape
-    few = d if d < _FEW_FEATURES else _FEW_FEATURES if d <= _SOME_FEATURES else _SOME_FEATURES
+    few = min(d, _FEW_FEATURES) if d <= _SOME_FEATURES else _SOME_FEATURES
     # The reciprocal of a power of two is exact, so that no bit differs from those of a division.
     per_unit = 1 / scale
     features = jnp.pad(points, ((0, 0), (0, -d % few))).T.reshape(-1, few, n)
@@ -278,8 +278,7 @@ def distance_matrix(points: Float[Array, "n d"], scale: Float[Array, ""]) -> Flo
             total = total + difference * difference
         return total, None
 
-    start = jnp.zeros((n, n), points.dtype)
-    start = jnp.where(points[:, :1] == 0, start, start)  # as `varying_with`, but for no points too
+    start = varying_with(jnp.zeros((n, n), points.dtype), points)
     return jnp.sqrt(jax.lax.scan(add, start, features)[0])
 
 

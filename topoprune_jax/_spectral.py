@@ -373,7 +373,8 @@ def spectral_embedding(
 
     which for t = 0 is the Laplacian eigenmap (Belkin, Niyogi 2003) and for t > 0 the diffusion map
     (Coifman, Lafon 2006). The trivial component l = 0 is left out. Signs are such that the entry of
-    largest magnitude of each v_l is positive, so the same fuzzy set gives the same bits.
+    largest magnitude of each v_l is positive, so the same fuzzy set gives the same bits, those
+    under `jit` and `vmap` another rounding of them.
 
     It keeps global shape and little local detail; `embed` starts from a rough one, adding the rest.
     `rank` takes its patches from one of 16 components, so that its scores depend on no key and
