@@ -13,6 +13,7 @@ import pytest
 
 import topoprune_jax as tp
 from topoprune_jax import (
+    _coverage,
     _embedding_forces,
     _embedding_runs,
     _graph_approximate,
@@ -72,6 +73,13 @@ def test_nothing_leaves_the_thread_unless_it_may():
     assert Lanes((jnp.zeros(1),)).hand_over(0, here) != own
 
 
+def test_a_lane_has_no_lanes_of_its_own():
+    """Waiting for itself, it would never end."""
+    inner = Lanes((jnp.zeros(1),)).hand_over(1, lambda: Lanes((jnp.zeros(1),)))
+    assert len(inner) == 1
+    assert inner.hand_over(0, here) == here()
+
+
 def test_an_error_comes_out_of_its_lane():
     def piece():
         raise ValueError("of the piece")
@@ -98,8 +106,47 @@ def test_searches_and_scores_are_the_same_to_the_bit(rng, small_calls, monkeypat
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("n_negatives", [10, 150])  # 150 are three groups of shifts
-@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("n_classes", [1, 2, 7])
+def test_classes_are_picked_beside_each_other_as_alone(digits, monkeypatch, n_classes):
+    """One of them holds most of the samples, and pieces end in the middle of others."""
+    points, labels = digits[0][:700], np.minimum(digits[1][:700], n_classes - 1)
+    monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 50)
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    calls = []
+    options = {"labels": labels, "weights": np.linspace(0, 1, 700)}
+    options["progress"] = lambda *call: calls.append(call)
+    for scores in (points.sum(axis=1), np.zeros(700)):
+        alone = tp.select(fuzzy_set, scores, 0.9, **options)
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(_coverage, "_LEAST_TO_SHARE", 1)
+            beside = tp.select(fuzzy_set, scores, 0.9, **options)
+        np.testing.assert_array_equal(beside.order, alone.order)
+        assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+        assert calls[0][1] == 0
+        assert calls[-1][1] == calls[-1][2]
+        assert len(calls) > 5
+
+
+def test_betas_are_tried_beside_each_other(digits, small_calls, monkeypatch):
+    points, labels = digits[0][:700], digits[1][:700]
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    monkeypatch.setattr(_coverage, "_LEAST_TO_SHARE", 1)
+    for groups in ({"labels": labels}, {"strata": labels}):
+        find = functools.partial(tp.choose_beta, points, fuzzy_set, points.std(axis=1), **groups)
+        several = [float(find(tolerance=tolerance)) for tolerance in (0.05, 0.5)]
+        with monkeypatch.context() as patch:
+            patch.setattr(_lanes, "_MOST", 1)
+            assert [float(find(tolerance=tolerance)) for tolerance in (0.05, 0.5)] == several
+
+
+@pytest.mark.parametrize(
+    ("c", "n_negatives"),  # 150 are three groups of shifts
+    [
+        (3, 150),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 10), (1, 150), (3, 10))),
+    ],
+)
 def test_embeddings_are_the_same_to_the_bit(rng, monkeypatch, n_negatives, c):
     monkeypatch.setattr(_embedding_forces, "_TILE", 32)
     monkeypatch.setattr(_embedding_forces, "_REVERSE_BLOCK", 64)

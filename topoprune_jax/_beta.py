@@ -121,14 +121,17 @@ def choose_beta(
         count = _disagreement(*_within_reach(points, codes, kept, looked_at))
         return count.astype(points.dtype)
 
-    steps = Steps("beta", len(several) + 1, progress)
-    most = (1 + tolerance) * steps.run(disagreement, 0.0) + _ROUNDING
-    if checks.is_traced(most):
+    arrays = [] if isinstance(points, Rows) else jax.tree.leaves((points, fuzzy_set, codes))
+    steps = Steps("beta", len(several) + 1, progress, beside=arrays)
+    least = steps.run(disagreement, 0.0)
+    if checks.is_traced(least):
         tried = jnp.asarray([*several, 0.0], points.dtype)
-        bearable = lax.map(disagreement, tried) <= most
+        bearable = lax.map(disagreement, tried) <= (1 + tolerance) * least + _ROUNDING
         return tried[jnp.argmax(bearable)]
     for beta in several:
-        if float(wait(steps.run(disagreement, beta))) <= float(most):
+        # The first runs beside that of pure coverage.
+        count = wait(steps.run(disagreement, beta))
+        if float(count) <= (1 + tolerance) * float(wait(least)) + _ROUNDING:
             break
     else:
         beta = 0.0

@@ -1,5 +1,6 @@
 """The greedy of weighted coverage: one pick after the other on a CPU, many at a time elsewhere."""
 
+import functools
 import math
 
 import equinox as eqx
@@ -7,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from . import _backend as backend
 from . import _checks as checks
 from ._distance import varying_with
 from ._fuzzy import FuzzySimplicialSet, most_reverse_edges, reverse_rows
+from ._lanes import Lanes
 from ._steps import Steps, wait
 from ._sums import sums_by_row
 from ._types import Array, Progress
@@ -21,17 +23,20 @@ LEADERS = 8  # samples evaluated anew at a time; a step of the loop costs little
 _LEVELS = 4  # of maxima of bounds: with three, looking for leaders takes longer than their gains
 _REVERSE_CHUNK = 16  # reverse edges looked at in one go; most points have fewer
 _PICKS_PER_CALL = 4096
+_SHARES = 4  # of the classes, picked beside each other
+_LEAST_TO_SHARE = 4096  # samples; fewer are picked at once
 _ROUNDS_PER_CALL = 256
 _GAIN_BITS = 30  # of the largest gain, in the units of a greedy in rounds
 
 
 class _Greedy(eqx.Module):
     """State of the lazy greedy. The last of the `levels` bounds the gain of each sample, -inf once
-    picked; each level before it holds the maxima of the last axis of the next."""
+    picked; each level before it holds the maxima of the last axis of the next. `gain` is that of a
+    pick, -1 before it."""
 
     levels: tuple[Float[Array, "..."], ...]
     covered: Float[Array, " n"]
-    order: Int[Array, " n"]
+    gain: Float[Array, " n"]
     count: Int[Array, ""]
 
 
@@ -50,22 +55,65 @@ def greedy_coverage(
     Lazy (Minoux 1978): gains only fall, so an old gain is a bound. The samples that lead the blocks
     of the largest bounds are evaluated anew, and the largest of all is picked once it is fresh.
     Gains are sums in a fixed order, and rounding is monotone, so that the bounds hold in floating
-    point and the picks are those of the plain greedy. An accelerator, which pays for every step,
-    finds the same order in rounds.
+    point and the picks are those of the plain greedy: in the order of the gains that they had. So
+    classes, between which nothing counts, are picked beside each other. An accelerator, which pays
+    for every step, finds the same order in rounds.
     """
     n = fuzzy_set.n_points
     if not backend.is_cpu():
         return greedy_in_rounds(fuzzy_set, weights, codes, n_picks=n_picks, progress=progress)
     edges, state = _start(fuzzy_set, weights, codes)
-    traced = checks.is_traced(state.covered)
-    total = n if n_picks is None else n_picks
-    per_call = n if traced else _PICKS_PER_CALL
+    if n_picks is not None or checks.is_traced(state.covered):
+        n_picks = n if n_picks is None else n_picks
+        return _order(_pick(edges, weights, state, np.int32(n_picks)).gain)
+    shares = _shares(codes)
+    sizes = [int(np.count_nonzero(share)) for share in shares]
+    states = tuple(_restricted(state, share) for share in shares) if len(shares) > 1 else (state,)
+    lanes = Lanes([weights, state.covered])
 
-    def some_picks(state: _Greedy, done: int) -> _Greedy:
-        return _pick(edges, weights, state, np.int32(min(per_call, total - done)))
+    def some_picks(states: tuple[_Greedy, ...], done: int) -> tuple[_Greedy, ...]:
+        first = done // len(states)
+        left = [min(_PICKS_PER_CALL, size - first) for size in sizes]
+        return tuple(
+            lanes.hand_over(i, _pick, edges, weights, state, np.int32(max(0, left[i])))
+            for i, state in enumerate(states)
+        )
 
-    steps = Steps("selection", total, progress, size=per_call)
-    return steps.end(steps.carry(some_picks, state).order)
+    total, size = max(sizes) * len(sizes), _PICKS_PER_CALL * len(sizes)
+    steps = Steps("selection", total, progress, size=size)
+    picked = steps.end(steps.carry(some_picks, states))
+    # Every sample is picked in one of the states, and has no gain in the others yet.
+    return _order(functools.reduce(jnp.maximum, [state.gain for state in picked]))
+
+
+@jax.jit
+def _order(gain: Array) -> Int[Array, " n"]:
+    """From the largest gain at its pick to the least; the lower index first among equal ones."""
+    return jnp.argsort(-gain, stable=True).astype(jnp.int32)
+
+
+def _shares(codes: Int[Array, " n"]) -> list[np.ndarray]:
+    """Which samples are of each share of the classes, as equal as whole classes allow: no pick of
+    one changes a gain in another, so that they are picked beside each other. How many there are
+    depends on the data alone."""
+    sizes = np.bincount(np.asarray(codes))
+    n_shares = min(_SHARES, np.count_nonzero(sizes)) if codes.shape[0] >= _LEAST_TO_SHARE else 1
+    filled, share_of = np.zeros(n_shares, np.int64), np.zeros(sizes.size, np.int64)
+    for code in np.argsort(-sizes, kind="stable"):
+        share_of[code] = np.argmin(filled)
+        filled[share_of[code]] += sizes[code]
+    return [share_of[np.asarray(codes)] == i for i in range(n_shares)]
+
+
+@jax.jit
+def _restricted(state: _Greedy, share: Bool[Array, " n"]) -> _Greedy:
+    """The state in which only the samples of a share can be picked."""
+    bounds = state.levels[-1]
+    wanted = jnp.pad(share, (0, bounds.size - share.shape[0])).reshape(bounds.shape)
+    levels = (jnp.where(wanted, bounds, -jnp.inf),)
+    while len(levels) < len(state.levels):
+        levels = (jnp.max(levels[0], axis=-1), *levels)
+    return _Greedy(levels=levels, covered=state.covered, gain=state.gain, count=state.count)
 
 
 class Edges(eqx.Module):
@@ -116,7 +164,7 @@ def _start(
     start = _Greedy(
         levels=levels,
         covered=jnp.zeros_like(weights),
-        order=jnp.zeros(n, jnp.int32),
+        gain=jnp.full_like(weights, -1),
         count=jnp.zeros((), jnp.int32),
     )
     return edges, varying_with(start, bound)
@@ -166,7 +214,8 @@ def _pick(
         block = jnp.argmax(state.levels[0].at[blocks].set(best)).astype(jnp.int32)
         picked = (path[0] == block) & is_first
         leads = jnp.any(picked)
-        i = leaders[jnp.argmax(picked)]
+        which = jnp.argmax(picked)
+        i = leaders[which]
         best = jnp.where(picked, -jnp.inf, gains)
         levels = (state.levels[-1].at[path].set(best),)
         for values, (before, after) in zip(state.levels[-2::-1], besides[::-1], strict=True):
@@ -175,7 +224,7 @@ def _pick(
         return _Greedy(
             levels=levels,
             covered=_cover(edges, state.covered, i, leads),
-            order=state.order.at[jnp.where(leads, state.count, n)].set(i, mode="drop"),
+            gain=state.gain.at[jnp.where(leads, i, n)].set(gains[which], mode="drop"),
             count=state.count + leads.astype(state.count.dtype),
         )
 
@@ -259,7 +308,7 @@ def greedy_in_rounds(
         state = _some_rounds(edges, weights, unit, state, last, n if traced else _ROUNDS_PER_CALL)
         ahead = last if traced else int(wait(state.ahead))
         report("selection", min(ahead, last), last)
-    return jnp.argsort(-state.gain, stable=True).astype(jnp.int32)
+    return _order(state.gain)
 
 
 @jax.jit

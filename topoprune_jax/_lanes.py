@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from ._types import Array
 T = TypeVar("T")
 
 _MOST = 4
+_NAME = "topoprune-lane"
 
 
 class Lanes:
@@ -27,9 +29,11 @@ class Lanes:
 
     def __init__(self, near: Sequence[Array | None] = ()):
         """Lanes to the device of the arrays `near`, which are all that the work looks at; none but
-        the caller's own without any, on an accelerator, on several devices and while JAX traces."""
+        the caller's own without any, on an accelerator, on several devices, while JAX traces, and
+        from within a lane."""
         arrays = [array for array in near if array is not None]
-        self._threads = _threads(lanes_on("cpu")) if arrays and _are_on_one_cpu(arrays) else ()
+        apart = arrays and not _is_in_lane() and _are_on_one_cpu(arrays)
+        self._threads = _threads(lanes_on("cpu")) if apart else ()
         # JAX's options may be set for a thread alone.
         if any(thread.submit(_options).result() != _options() for thread in self._threads):
             self._threads = ()
@@ -66,8 +70,12 @@ def cores() -> int:
 
 @functools.cache
 def _threads(count: int) -> tuple[ThreadPoolExecutor, ...]:
-    names = [f"topoprune-lane-{i}" for i in range(count if count > 1 else 0)]
+    names = [f"{_NAME}-{i}" for i in range(count if count > 1 else 0)]
     return tuple(ThreadPoolExecutor(1, thread_name_prefix=name) for name in names)
+
+
+def _is_in_lane() -> bool:
+    return threading.current_thread().name.startswith(_NAME)
 
 
 def _options() -> Any:
