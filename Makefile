@@ -33,7 +33,7 @@ test: .venv/.dev lint
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: .venv/.dev .venv/.interop lint
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	NUMBA_DISABLE_JIT=0 XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Stops at any warning; the pages are in site/.
 docs: .venv/.docs

@@ -17,6 +17,9 @@ os.environ.setdefault(
 )
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Numba compiles for half a minute in every process that imports umap-learn, an oracle on few points
+# that Python computes as fast.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # Workers and subprocesses share what they compile, and a second run finds it there.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax")

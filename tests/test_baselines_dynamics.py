@@ -610,6 +610,7 @@ def test_float64(run, rng, x64):
         assert_pruning(zcore(points, 0.5, n_draws=30), 60, 30)
 
 
+@pytest.mark.slow
 def test_same_answer_inside_jit(rng):
     points = jnp.asarray(rng.normal(size=(40, 4)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 3, size=40))

@@ -146,6 +146,7 @@ def resume(features, folder, *, stop=None, ratio=0.9, **options):
     return ranking, calls
 
 
+@pytest.mark.slow
 def test_a_search_that_found_too_little_is_taken_up(features, tmp_path, monkeypatch):
     """By blocks first, then exactly: stopped in either, what is kept is the exact ranking."""
     exact = tp.rank(features, 0.9, embedding=OPTIONS, neighbors="exact")

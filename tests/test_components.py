@@ -16,7 +16,10 @@ def oracle(fuzzy_set):
     return connected_components(coo_array((mu, (i, j)), (n, n)), directed=False)[1]
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+MANY = (pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))
+
+
+@pytest.mark.parametrize("k", [2, *MANY])
 def test_are_those_of_scipy(rng, k):
     """Random points: the fewer neighbors, the more components, in chains of any shape."""
     for n in (6, 50, 700):

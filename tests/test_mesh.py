@@ -74,7 +74,8 @@ def test_a_mesh_ranks_as_one_device(points, free_ranking, n_devices):
 
 
 # With labels on 8: `test_a_mesh_of_several_axes_is_one_line`.
-@pytest.mark.parametrize("n_devices", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_devices", [1, 2])
 def test_with_labels_too(points, ranking, n_devices):
     labels = two_processes.labels()
     assert_same(tp.rank(points, 0.9, labels=labels, mesh=line(n_devices)), ranking)

@@ -74,6 +74,7 @@ def test_one_point():
     assert tp.structural_complexity([[3.0, 4.0]]).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_displacement_ranks_like_total_persistence(digits):
     z = tp.embed(tp.fuzzy_simplicial_set(tp.knn_graph(digits[0])), key=jax.random.key(0))
     cheap = tp.structural_complexity(z)
@@ -127,6 +128,7 @@ def test_many_calls_give_what_one_gives(rng, monkeypatch):
     assert calls == [("complexity", done, 3) for done in range(4)]
 
 
+@pytest.mark.slow
 def test_patches_by_blocks_are_nearly_the_true_ones(rng):
     """Of many points in more than 4 dimensions, each of which is scored once."""
     places = rng.uniform(size=(20_001, 3))

@@ -242,7 +242,9 @@ def nearest_kept_error(points, labels, kept):
     return np.mean(classifier.predict(points) != labels)
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 0.1, 0.5, 2.0, 100.0])
+@pytest.mark.parametrize(
+    "tolerance", [0.1, 2.0, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.0, 0.5, 100.0))]
+)
 def test_beta_is_the_largest_that_the_tolerance_allows(digits_manifold, tolerance):
     points, labels, fuzzy_set, scores = digits_manifold
     betas = [4.0, 2.0, 1.0, 0.5, 0.0]
@@ -452,6 +454,7 @@ def test_rounds_end_where_the_ends_of_edges_disagree(rng):
     assert sorted(order.tolist()) == list(range(200))
 
 
+@pytest.mark.slow
 def test_rounds_in_float64_and_vmapped(rng, x64, monkeypatch):
     monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
     points = jnp.asarray(rng.normal(size=(3, 120, 5)))

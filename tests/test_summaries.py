@@ -259,7 +259,7 @@ def number_of(name):
 
 
 MOSTLY = [
-    name if name in ("betti", "landscape", "image") else pytest.param(name, marks=pytest.mark.slow)
+    name if name in ("image", "silhouette") else pytest.param(name, marks=pytest.mark.slow)
     for name in SUMMARIES
 ]
 

@@ -409,6 +409,7 @@ def test_the_topological_loss_has_the_right_derivative(dims, rng, x64):
     check_grads(loss, (z, x), order=1, modes=["rev"])
 
 
+@pytest.mark.slow
 def test_losses_without_a_host_call_are_the_same(rng):
     x, z = (jnp.asarray(rng.normal(size=(12, d)), jnp.float32) for d in (4, 2))
     losses = {
