@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from tiers import tiers
 
 from topoprune_jax.baselines._ccs import allocate, ccs
 from topoprune_jax.baselines._d2 import d2
@@ -338,7 +339,10 @@ def assert_d2_greedy(scores, messages, order):
         scores = scores - messages[pick] * scores[pick]
 
 
-@pytest.mark.parametrize(("k", "labeled"), [(1, False), (5, False), (30, False), (5, True)])
+@pytest.mark.parametrize(
+    ("k", "labeled"),
+    tiers([(1, False), (5, False), (30, False), (5, True)], [(1, False), (5, True)], several=True),
+)
 def test_d2_against_a_dense_greedy(rng, k, labeled):
     points = rng.normal(size=(150, 6)).astype(np.float32)
     difficulty = rng.integers(0, 9, size=150).astype(np.float64)
@@ -497,7 +501,12 @@ def zcore_by_loops(points, n_draws, n_dims, k, exponent, key):
 
 
 @pytest.mark.parametrize(
-    ("n_dims", "k", "exponent"), [(2, 10, 4), (1, 1000, 2), (3, 5, 1.5), (2, 1, 4), (2, 59, 0)]
+    ("n_dims", "k", "exponent"),
+    tiers(
+        [(2, 10, 4), (1, 1000, 2), (3, 5, 1.5), (2, 1, 4), (2, 59, 0)],
+        [(2, 10, 4), (1, 1000, 2), (2, 59, 0)],
+        several=True,
+    ),
 )
 def test_zcore_against_loops(rng, n_dims, k, exponent):
     points = rng.normal(size=(60, 4)).astype(np.float32)
@@ -598,6 +607,7 @@ def test_zcore_rejects_bad_input(rng):
 # --- all of them
 
 
+@pytest.mark.slow
 def test_float64(run, rng, x64):
     logits, labels = run
     assert_pruning(el2n(logits.astype(np.float64), 0.5, labels=labels), 60, 30)

@@ -266,6 +266,7 @@ def test_killed_between_two_pieces(features, expected, tmp_path):
     assert not {"neighbors", "manifold"} & {stage for stage, _ in calls}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(features, expected, tmp_path):
     np.save(tmp_path / "features.npy", features)
     run_child(tmp_path, name="topoprune.ranking.complexity.complexity")

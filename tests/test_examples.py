@@ -51,6 +51,7 @@ def test_topological_autoencoder_keeps_the_loop(tmp_path):
     assert "longer for 3 of 3 seeds" in printed
 
 
+@pytest.mark.slow
 def test_equinox_topological_loss():
     printed = run("equinox_topological_loss.py", "--steps", 2, "--seeds", 1)
     assert len(re.findall(r"rank correlation of distances -?\d\.\d+", printed)) == 2

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import _graph, _graph_exact
@@ -55,7 +56,7 @@ def test_equals_brute_force_on_digits(digits):
     np.testing.assert_array_equal(within.indices, brute_force(points, 15, labels=labels)[0])
 
 
-@pytest.mark.parametrize("columns", [256, 512])
+@pytest.mark.parametrize("columns", tiers([256, 512], [256]))
 def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch, columns):
     points = rng.normal(size=(900, 5)).astype(np.float32)
     whole = tp.knn_graph(points, n_neighbors=12)
@@ -475,6 +476,7 @@ def test_rejects_other_arguments(rng):
         tp.knn_graph(points[:1])
 
 
+@pytest.mark.slow
 def test_traced_labels_far_apart_are_no_padding(rng):
     """The difference of two of them does not fit in their type."""
     points = rng.normal(size=(12, 2)).astype(np.float32)

@@ -206,7 +206,8 @@ def test_robustness_runs(tmp_path, test):
     assert len(out.read_text().splitlines()) == {"overlap": 2 * 6, "homology": 2}[test]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("labels", marks=pytest.mark.slow), "label-free"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["labels", "label-free"])
 def test_parts_put_together_again_are_rank(frozen, kind):
     samples, features = frozen
     own = METHODS["topoprune" if kind == "labels" else "topoprune, label-free"]

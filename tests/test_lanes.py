@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import (
@@ -88,7 +89,7 @@ def test_an_error_comes_out_of_its_lane():
         Steps("stage", 1, None, beside=(jnp.zeros(1),)).run(piece)
 
 
-@pytest.mark.parametrize("labeled", [False, True])
+@pytest.mark.parametrize("labeled", tiers([False, True], [True]))
 def test_searches_and_scores_are_the_same_to_the_bit(rng, small_calls, monkeypatch, labeled):
     points = rng.normal(size=(1500, 20)).astype(np.float32)
     labels = rng.integers(0, 3, 1500) if labeled else None

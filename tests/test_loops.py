@@ -285,6 +285,7 @@ def test_shards_give_the_bits_of_one_device(rng, n_devices):
     assert_same(jax.jit(sharded)(points), jax.jit(run)(points))
 
 
+@pytest.mark.slow
 def test_an_exported_program_needs_neither_host_nor_package(rng):
     pytest.importorskip("flatbuffers", reason="jax.export stores programs with flatbuffers")
     points = jnp.asarray(clouds(16, rng))

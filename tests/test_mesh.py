@@ -1,5 +1,6 @@
 """Several devices and several processes: the bits of one device, and clear errors."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import two_processes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import (
@@ -100,8 +102,14 @@ def cloud(kind):
 
 
 @pytest.mark.parametrize("n_devices", [pytest.param(2, marks=pytest.mark.slow), 8])
-@pytest.mark.parametrize("by_class", [False, True])
-@pytest.mark.parametrize("kind", ["normal", "grid", "clusters", "equal"])
+@pytest.mark.parametrize(
+    ("kind", "by_class"),
+    tiers(
+        itertools.product(["normal", "grid", "clusters", "equal"], [False, True]),
+        [("normal", True), ("grid", False), ("clusters", False), ("equal", True)],
+        several=True,
+    ),
+)
 def test_the_ring_finds_the_graph_of_one_device(kind, by_class, n_devices):
     points = cloud(kind)
     # One class is smaller than k, so that its points have empty slots.
@@ -192,6 +200,7 @@ def test_fewer_points_than_devices(points):
     assert_same(tp.rank(points[:5], 0.5, mesh=line(8)), tp.rank(points[:5], 0.5))
 
 
+@pytest.mark.slow
 def test_a_mesh_of_several_axes_is_one_line(points, ranking):
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y"))
     labels = two_processes.labels()
@@ -281,6 +290,7 @@ def test_the_death_of_a_process_is_an_error_in_the_other(tmp_path):
     assert float(said.splitlines()[1]) < 60  # seconds after its last sign of life
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_mesh(points, ranking, tmp_path):
     labels = two_processes.labels()
     for _ in range(2):

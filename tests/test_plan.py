@@ -392,6 +392,7 @@ def ranked(features, labels, monkeypatch, tile_bytes):
     return ranking, list(seen)
 
 
+@pytest.mark.slow
 def test_three_sizes_of_tiles_keep_the_same_and_stages_are_announced(steady, monkeypatch, rng):
     features = rng.normal(size=(1100, 6)).astype(np.float32)
     labels = np.arange(1100) % 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import pairwise_distances
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import _graph
@@ -55,7 +56,7 @@ def test_small_classes_have_small_patches():
     assert scores.tolist() == [2, 2, 2, 0, 0]
 
 
-@pytest.mark.parametrize("dims", [(0,), (0, 1)])
+@pytest.mark.parametrize("dims", tiers([(0,), (0, 1)], [(0, 1)]))
 def test_displacement_of_a_small_class_is_that_of_its_points_alone(rng, dims):
     few = rng.normal(size=(6, 2)).astype(np.float32)
     points = np.concatenate([few, 50 + rng.normal(size=(40, 2)).astype(np.float32)])
@@ -145,6 +146,7 @@ def test_patches_by_blocks_are_nearly_the_true_ones(rng):
     assert correlation > 0.99
 
 
+@pytest.mark.slow
 def test_large_groups_are_sought_by_blocks_and_small_ones_exactly(rng):
     sizes = [9_000, 21_000, 40, 1]
     codes = rng.permutation(np.repeat(np.arange(4), sizes))

@@ -445,6 +445,7 @@ def test_rounds_end_whatever_the_weights(weights, rng):
         assert order.tolist() == list(range(200))
 
 
+@pytest.mark.slow
 def test_rounds_end_where_the_ends_of_edges_disagree(rng):
     """Memberships that another program rounded otherwise at one end."""
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(200, 3)), n_neighbors=5))

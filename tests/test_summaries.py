@@ -259,8 +259,7 @@ def number_of(name):
 
 
 MOSTLY = [
-    name if name in ("image", "silhouette") else pytest.param(name, marks=pytest.mark.slow)
-    for name in SUMMARIES
+    name if name in ("image",) else pytest.param(name, marks=pytest.mark.slow) for name in SUMMARIES
 ]
 
 
