@@ -89,7 +89,7 @@ def embed(
     lanes = Lanes(() if mesh else (fuzzy_set.memberships, initial))
     n_shares = mesh.size if mesh else lanes_for(n, options, len(lanes))
     layout = layout_of(fuzzy_set, initial, order_key, n_shares=n_shares)
-    state = varying_with((layout.start, jnp.zeros_like(layout.start)), layout.weights)
+    state = _at_rest(layout.start, layout.weights)
     place = layout.place
     per_call = max(1, total if traced else min(total, _EPOCHS_PER_CALL))
     if mesh is not None:
@@ -122,6 +122,12 @@ def starting_points(
         # The graph alone decides: a start that moved with the key would make keys differ more.
         return spectral_start(fuzzy_set, c, key=jax.random.key(0))
     return jax.random.uniform(key, (n, c), fuzzy_set.memberships.dtype)
+
+
+@jax.jit
+def _at_rest(start: Float[Array, "c n"], weights: Array) -> tuple[Array, Array]:
+    """Positions and velocities."""
+    return varying_with((start, jnp.zeros_like(start)), weights)
 
 
 @jax.jit

@@ -58,7 +58,7 @@ class FuzzySimplicialSet(eqx.Module):
     @property
     def degrees(self) -> Float[Array, " n"]:
         """Sum of the memberships of each point's edges."""
-        return jnp.sum(self.memberships, axis=1) + _reverse_sum(self, self.reverse_memberships)
+        return _degrees(self)
 
     def edges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every edge once, as NumPy arrays (i, j, membership) with i < j, sorted. Not traceable."""
@@ -356,6 +356,12 @@ def _stable_order(values: Int[Array, " m"], highest: int) -> Int[Array, " m"]:
         order = moved if order is None else order[moved]
     assert order is not None  # `range` is never empty
     return order
+
+
+@jax.jit
+def _degrees(fuzzy_set: FuzzySimplicialSet) -> Float[Array, " n"]:
+    listed = jnp.sum(fuzzy_set.memberships, axis=1)
+    return listed + _reverse_sum(fuzzy_set, fuzzy_set.reverse_memberships)
 
 
 def _reverse_sum(fuzzy_set: FuzzySimplicialSet, values: Float[Array, " e"]) -> Float[Array, " n"]:

@@ -164,6 +164,14 @@ def _coordinates(table: Table, *, metric: str, width: int) -> _Coordinates:
     return _Coordinates(values, lift, direction, rest, complete)
 
 
+@jax.jit
+def _own_coordinates(table: Table) -> _Coordinates:
+    """The points' own, where all of so few are looked at: a rotation would say nothing new."""
+    values = jnp.where(table.codes[:, None] < 0, 0, table.points - table.center[None, :])
+    nothing = jnp.zeros_like(values[:, 0])
+    return _Coordinates(values, nothing, jnp.zeros_like(values[0]), nothing, jnp.ones((), bool))
+
+
 def _principal_axes(sample: Float[Array, "m e"], p: int) -> Float[Array, "e p"]:
     """By subspace iteration, in the order of falling variance."""
     e, limits = sample.shape[1], jnp.finfo(sample.dtype)
@@ -367,7 +375,10 @@ def _plant(points: Float[Array, "n d"], *, metric: str, plan: _Plan) -> _Tree:
     """Program by program, so that what one needs beside its result is free before the next."""
     traced = checks.is_traced(points)
     table = exact.prepare(points, None, metric=metric, n_rows=points.shape[0], check=traced)
-    coordinates = _coordinates(table, metric=metric, width=_AXES)
+    if metric != "inner_product" and table.points.shape[1] <= _SPLIT_AXES:
+        coordinates = _own_coordinates(table)
+    else:
+        coordinates = _coordinates(table, metric=metric, width=_AXES)
     depth = plan.levels + plan.split
     order, is_copy = leaves(coordinates.values, depth=depth, axes=_SPLIT_AXES)
     coordinates = coordinates.rows(order)

@@ -1,12 +1,14 @@
 """A balanced tree of points, whose leaves are those near each other."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from ._distance import varying_with
 from ._types import Array
 
 _POWERS = 2  # rounds of power iteration for the direction of a split
@@ -18,32 +20,56 @@ def leaves(values: Float[Array, "n s"], *, depth: int, axes: int) -> tuple[Array
 
     Halves the points at the median of a long direction of the first `axes`, then each half, and so
     on. The halves are of one size: copies of some points fill them up, spread over the table.
+
+    The levels are rounds of one loop, over all leaves to be: a program of every level's own shapes
+    takes seconds to compile.
     """
     n = values.shape[0]
     n_rows = -(-n // 2**depth) << depth
     spare = n_rows - n
     copies = jnp.arange(spare, dtype=jnp.int32) * (n // max(spare, 1))
-    order = jnp.concatenate([jnp.arange(n, dtype=jnp.int32), copies])
     # A copy has a number above n, which tells it from the point.
-    number = jnp.arange(n_rows, dtype=jnp.int32)
-    order, number = order[None, :], number[None, :]
-    for _ in range(depth):
-        z = values[:, :axes][order]
-        z = z - jnp.mean(z, axis=1, keepdims=True)
-        key = jnp.sum(z * _long_direction(z)[:, None, :], axis=2)
-        _, order, number = lax.sort((key, order, number), dimension=1, num_keys=1)
-        order, number = (x.reshape(2 * x.shape[0], -1) for x in (order, number))
-    return order.ravel(), number.ravel() >= n
+    point = jnp.concatenate([jnp.arange(n, dtype=jnp.int32), copies])
+    few, size = values[:, :axes], n_rows >> depth
+
+    def halve(level: Int[Array, ""], number: Int[Array, "leaves size"]) -> Array:
+        def largest(x: Int[Array, "leaves size"] | Float[Array, "leaves size"]) -> Array:
+            return _combined(jnp.max(x, axis=1), jnp.maximum, depth, depth - level)
+
+        def total(z: Float[Array, "leaves size s"]) -> Float[Array, "leaves s"]:
+            return _combined(jnp.sum(z, axis=1), jnp.add, depth, depth - level)
+
+        def along(direction: Float[Array, "leaves s"]) -> Float[Array, "leaves size"]:
+            reach = jnp.max(jnp.abs(direction), axis=1, keepdims=True)
+            return jnp.sum(z * (direction / jnp.maximum(reach, tiny))[:, None, :], axis=2)
+
+        z = few[point[number]]
+        tiny = jnp.finfo(z.dtype).tiny
+        count = (jnp.int32(size) << (depth - level)).astype(z.dtype)
+        z = z - (total(z) / count)[:, None, :]
+        # About the first principal axis of each block: power iteration from its farthest point.
+        square = jnp.sum(z * z, axis=2)
+        farthest = square >= largest(square)[:, None]
+        far = -largest(jnp.where(farthest, -place, -n_rows))
+        direction = z.reshape(n_rows, -1)[jnp.minimum(far, n_rows - 1)]
+        for _ in range(_POWERS):
+            shadow = along(direction)
+            shadow = shadow / jnp.maximum(largest(jnp.abs(shadow)), tiny)[:, None]
+            direction = total(z * shadow[:, :, None])
+        block = jnp.broadcast_to(leaf[:, None] >> (depth - level), place.shape)
+        keys = (block.ravel(), along(direction).ravel(), number.ravel())
+        return lax.sort(keys, num_keys=2)[2].reshape(place.shape)
+
+    leaf = jnp.arange(2**depth, dtype=jnp.int32)
+    place = jnp.arange(n_rows, dtype=jnp.int32).reshape(-1, size)
+    number = lax.fori_loop(0, depth, halve, varying_with(place, values)).ravel()
+    return point[number], number >= n
 
 
-def _long_direction(z: Float[Array, "blocks size s"]) -> Float[Array, "blocks s"]:
-    """About the first principal axis of each block: power iteration from its farthest point."""
-    far = jnp.argmax(jnp.sum(z * z, axis=2), axis=1)
-    direction = jnp.take_along_axis(z, far[:, None, None], axis=1)[:, 0]
-    tiny = jnp.finfo(z.dtype).tiny
-    for _ in range(_POWERS):
-        direction = direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
-        along = jnp.sum(z * direction[:, None, :], axis=2)
-        along = along / jnp.maximum(jnp.max(jnp.abs(along), axis=1), tiny)[:, None]
-        direction = jnp.sum(z * along[:, :, None], axis=1)
-    return direction / jnp.maximum(jnp.max(jnp.abs(direction), axis=1), tiny)[:, None]
+def _combined(
+    x: Array, combine: Callable[[Array, Array], Array], depth: int, steps: Int[Array, ""]
+) -> Array:
+    """What each of the 2^depth leaves and the others of its block, 2^steps in a row, combine to:
+    the same bits at all of them."""
+    leaf = jnp.arange(2**depth, dtype=jnp.int32)
+    return lax.fori_loop(0, steps, lambda i, x: combine(x, x[leaf ^ (jnp.int32(1) << i)]), x)

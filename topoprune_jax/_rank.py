@@ -495,11 +495,16 @@ def _cheaper_start(coordinates, fuzzy_set, parts, begin, run: Run) -> Array:
     """Of one component its first coordinates; of several, which lie anywhere, `begin()`."""
 
     def own():
-        return coordinates * jnp.sqrt(fuzzy_set.degrees)[:, None]
+        return _by_degree(coordinates, fuzzy_set)
 
     if checks.is_traced(parts):
         return lax.cond(jnp.max(parts) > 0, begin, own)
     return run.once("start", lambda: run.step("start", begin)) if int(parts.max()) else own()
+
+
+@jax.jit
+def _by_degree(coordinates: Float[Array, "n c"], fuzzy_set) -> Float[Array, "n c"]:
+    return coordinates * jnp.sqrt(fuzzy_set.degrees)[:, None]
 
 
 def _groups_of_patches(parts, codes) -> Array | None:

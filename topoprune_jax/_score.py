@@ -137,9 +137,16 @@ def structural_complexity(
     steps = Steps("complexity", search.calls, progress, beside=(points, codes) if is_free else ())
     parts = [steps.run(some_scores, i) for i in range(search.calls)]
     # Points of rows that overlap come twice, with one score.
-    place = jnp.concatenate([place for i in range(search.calls) for place in places(i)])
-    scores = varying_with(jnp.zeros(n, points.dtype), points)
-    return steps.end(scores.at[place].set(jnp.concatenate(parts), mode="drop"))
+    every = [place for i in range(search.calls) for place in places(i)]
+    return steps.end(_at_their_places(points, every, parts))
+
+
+@jax.jit
+def _at_their_places(
+    points: Float[Array, "n c"], places: list[Array], parts: list[Array]
+) -> Float[Array, " n"]:
+    scores = varying_with(jnp.zeros(points.shape[0], points.dtype), points)
+    return scores.at[jnp.concatenate(places)].set(jnp.concatenate(parts), mode="drop")
 
 
 def _calls(n_rows: int) -> list[slice]:

@@ -121,8 +121,13 @@ def select(
 
 
 def _weights(fuzzy_set: FuzzySimplicialSet, values: Array, groups: Array, beta) -> Array:
-    dtype = fuzzy_set.memberships.dtype
-    return jnp.exp(-jnp.asarray(beta, dtype) * group_rank(values, groups).astype(dtype))
+    return _weights_of_ranks(values, groups, jnp.asarray(beta, fuzzy_set.memberships.dtype))
+
+
+@jax.jit
+def _weights_of_ranks(values: Array, groups: Array, beta: Array) -> Array:
+    dtype = beta.dtype
+    return jnp.exp(-beta * group_rank(values, groups).astype(dtype))
 
 
 def kept_by_strata(
