@@ -42,3 +42,13 @@ def test_a_copy_inside_of_another_checkout_has_no_commit(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     monkeypatch.setattr(_provenance, "__file__", str(package / "_provenance.py"))
     assert _provenance._commit() is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "widest"),
+    [("flags : sse2 avx avx2", "avx2"), ("flags : avx2 avx512f", "avx512f"), ("none", None)],
+)
+def test_the_widest_vectors_of_the_cpu_are_named(tmp_path, monkeypatch, listed, widest):
+    (tmp_path / "cpuinfo").write_text(listed)
+    monkeypatch.setattr(_provenance, "Path", lambda _: tmp_path / "cpuinfo")
+    assert _provenance._vectors() == widest

@@ -29,9 +29,21 @@ def provenance(command: str, *, packages: tuple[str, ...] = ()) -> dict[str, Any
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),
+            "vectors": _vectors(),
             "cores": os.cpu_count(),
         },
     }
+
+
+def _vectors() -> str | None:
+    """The widest vector instructions of the CPU, which decide how fast it computes; None where the
+    system does not list them as Linux does."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return None
+    widest = (name for name in ("avx512f", "avx2", "avx", "sve", "asimd", "neon") if name in flags)
+    return next(widest, None)
 
 
 def _commit() -> str | None:
