@@ -127,7 +127,23 @@ def rank():
     text += f"\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
     if PEER in record["warm_median_seconds"]:
         text += f" {_peer(record, kinds[0])}"
+    text += f"\n\n{_without_wide_vectors(load('rank_50000x128_avx2.json'), kinds)}"
     return f"{text}\n\n{_from_disk(load('disk.json'))}\n\n{_on_accelerators(load('scale.json'))}"
+
+
+def _without_wide_vectors(record, kinds):
+    """The same on another machine, at another commit."""
+    warm, first = record["warm_median_seconds"], record["first_call_seconds"]
+    totals = [f"{_seconds(warm[kind]['total'])} s {kind}" for kind in kinds]
+    times, first_times = (
+        seconds[PEER]["total"] / seconds[kinds[0]]["total"] for seconds in (warm, first)
+    )
+    return (
+        "The table was measured on a CPU with AVX-512. On two cores without it, which have AVX2, "
+        f"a later commit took {' and '.join(totals)}, {_seconds(first[kinds[0]]['total'])} s the "
+        f"first time; umap-learn and gudhi took {times:.1f} times as long, {first_times:.1f} times "
+        "the first time ([file](benchmarks/results/rank_50000x128_avx2.json))."
+    )
 
 
 def _from_disk(record):
