@@ -194,7 +194,6 @@ QUICK = {
     ("optimize_topology", "remat"),
     ("structural_complexity", "shard_map on 2"),
     ("knn_graph", "shard_map on 2"),
-    ("rank", "vmap"),
 }
 
 
