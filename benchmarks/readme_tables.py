@@ -127,11 +127,11 @@ def rank():
     text += f"\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
     if PEER in record["warm_median_seconds"]:
         text += f" {_peer(record, kinds[0])}"
-    text += f"\n\n{_without_wide_vectors(load('rank_50000x128_avx2.json'), kinds)}"
+    text += f"\n\n{_on_another_cpu(load('rank_50000x128_avx2.json'), kinds)}"
     return f"{text}\n\n{_from_disk(load('disk.json'))}\n\n{_on_accelerators(load('scale.json'))}"
 
 
-def _without_wide_vectors(record, kinds):
+def _on_another_cpu(record, kinds):
     """The same on another machine, at another commit."""
     warm, first = record["warm_median_seconds"], record["first_call_seconds"]
     totals = [f"{_seconds(warm[kind]['total'])} s {kind}" for kind in kinds]
@@ -139,10 +139,11 @@ def _without_wide_vectors(record, kinds):
         seconds[PEER]["total"] / seconds[kinds[0]]["total"] for seconds in (warm, first)
     )
     return (
-        "The table was measured on a CPU with AVX-512. On two cores without it, which have AVX2, "
-        f"a later commit took {' and '.join(totals)}, {_seconds(first[kinds[0]]['total'])} s the "
-        f"first time; umap-learn and gudhi took {times:.1f} times as long, {first_times:.1f} times "
-        "the first time ([file](benchmarks/results/rank_50000x128_avx2.json))."
+        f"On {record['machine']['cores']} cores of another machine, whose widest vectors are "
+        f"{record['machine']['vectors']}, and at a later commit `rank` took "
+        f"{' and '.join(totals)}, {_seconds(first[kinds[0]]['total'])} s the first time; "
+        f"umap-learn and gudhi took {times:.1f} times as long, {first_times:.1f} times the first "
+        "time ([file](benchmarks/results/rank_50000x128_avx2.json))."
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tiers import tiers
 
 import topoprune_jax as tp
 
@@ -16,10 +17,7 @@ def oracle(fuzzy_set):
     return connected_components(coo_array((mu, (i, j)), (n, n)), directed=False)[1]
 
 
-MANY = (pytest.param(k, marks=pytest.mark.slow) for k in (1, 5))
-
-
-@pytest.mark.parametrize("k", [2, *MANY])
+@pytest.mark.parametrize("k", tiers([1, 2, 5], [2]))
 def test_are_those_of_scipy(rng, k):
     """Random points: the fewer neighbors, the more components, in chains of any shape."""
     for n in (6, 50, 700):

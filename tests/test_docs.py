@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+from tiers import tiers
 
 import topoprune_jax
 from topoprune_jax import baselines
@@ -22,12 +23,10 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(topoprune_jax.__path__, "topoprune_jax.")
     if not module.name.startswith(("topoprune_jax.__main__", "topoprune_jax._host"))
 )
-PAGES = ("settings", "scaling")
 
 
 @pytest.mark.parametrize(
-    "page",
-    ["README.md", *(pytest.param(f"docs/{name}.md", marks=pytest.mark.slow) for name in PAGES)],
+    "page", tiers(["README.md", "docs/settings.md", "docs/scaling.md"], ["README.md"])
 )
 def test_code_prints_what_it_says(page):
     blocks = re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(), re.S)

@@ -8,6 +8,7 @@ from test_graph import brute_force, clusters, taxi
 
 import topoprune_jax as tp
 from topoprune_jax import _graph_approximate
+from topoprune_jax._graph_tree import leaves
 
 METHODS = ("projected", "blocks")
 METRICS = ("euclidean", "cosine", "inner_product")
@@ -280,3 +281,27 @@ def test_rejects_what_it_cannot_do(rng):
             tp.knn_graph(points, method=method, metric=taxi)
     with pytest.raises(ValueError, match=r"where there are `labels`; got 'blocks'"):
         tp.knn_graph(points, method="blocks", labels=np.arange(50) % 2)
+
+
+def test_a_tree_halves_at_the_median_of_a_long_direction(rng):
+    """Level by level in NumPy; 150 points in 8 leaves of 19 need two copies, of points 0 and 75."""
+    points = (rng.normal(size=(150, 6)) * [5, 3, 1, 1, 1, 1]).astype(np.float32)
+    rows, is_copy = map(np.asarray, leaves(jnp.asarray(points), depth=3, axes=4))
+    assert sorted(rows[is_copy]) == [0, 75]
+    assert sorted(rows[~is_copy]) == list(range(150))
+    blocks = [np.concatenate([np.arange(150), [0, 75]])]
+    for _ in range(3):
+        halves = []
+        for block in blocks:
+            z = points[block, :4].astype(np.float64)
+            z -= z.mean(axis=0)
+            direction = z[np.argmax((z**2).sum(axis=1))]
+            for _ in range(2):
+                direction = z.T @ (z @ direction)
+                direction /= np.abs(direction).max()
+            half = len(block) // 2
+            order = np.argsort(z @ direction, kind="stable")
+            halves += [block[order[:half]], block[order[half:]]]
+        blocks = halves
+    for block, leaf in zip(blocks, rows.reshape(8, 19), strict=True):
+        assert sorted(block) == sorted(leaf)

@@ -14,6 +14,7 @@ from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import (
+    _beta,
     _coverage,
     _embedding_forces,
     _embedding_runs,
@@ -40,6 +41,23 @@ def lanes(monkeypatch):
 def small_calls(monkeypatch):
     monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1.0)
     monkeypatch.setattr(_score, "_PATCHES_PER_CALL", 100)
+
+
+@pytest.fixture
+def threads_of(monkeypatch):
+    """Notes the threads in which a function of a module is called."""
+
+    def note(module, name):
+        seen, function = [], getattr(module, name)
+
+        def noted(*args):
+            seen.append(here())
+            return function(*args)
+
+        monkeypatch.setattr(module, name, noted)
+        return seen
+
+    return note
 
 
 def here():
@@ -108,7 +126,7 @@ def test_searches_and_scores_are_the_same_to_the_bit(rng, small_calls, monkeypat
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 7])
-def test_classes_are_picked_beside_each_other_as_alone(digits, monkeypatch, n_classes):
+def test_classes_are_picked_beside_each_other_as_alone(digits, threads_of, monkeypatch, n_classes):
     """One of them holds most of the samples, and pieces end in the middle of others."""
     points, labels = digits[0][:700], np.minimum(digits[1][:700], n_classes - 1)
     monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 50)
@@ -121,7 +139,9 @@ def test_classes_are_picked_beside_each_other_as_alone(digits, monkeypatch, n_cl
         calls.clear()
         with monkeypatch.context() as patch:
             patch.setattr(_coverage, "_LEAST_TO_SHARE", 1)
+            seen = threads_of(_coverage, "_pick")
             beside = tp.select(fuzzy_set, scores, 0.9, **options)
+        assert len(set(seen)) == min(n_classes, N_LANES)
         np.testing.assert_array_equal(beside.order, alone.order)
         assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
         assert calls[0][1] == 0
@@ -129,16 +149,23 @@ def test_classes_are_picked_beside_each_other_as_alone(digits, monkeypatch, n_cl
         assert len(calls) > 5
 
 
-def test_betas_are_tried_beside_each_other(digits, small_calls, monkeypatch):
+def test_betas_are_tried_beside_each_other(digits, threads_of, monkeypatch):
     points, labels = digits[0][:700], digits[1][:700]
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
-    monkeypatch.setattr(_coverage, "_LEAST_TO_SHARE", 1)
-    for groups in ({"labels": labels}, {"strata": labels}):
-        find = functools.partial(tp.choose_beta, points, fuzzy_set, points.std(axis=1), **groups)
-        several = [float(find(tolerance=tolerance)) for tolerance in (0.05, 0.5)]
-        with monkeypatch.context() as patch:
-            patch.setattr(_lanes, "_MOST", 1)
-            assert [float(find(tolerance=tolerance)) for tolerance in (0.05, 0.5)] == several
+    find = functools.partial(tp.choose_beta, points, fuzzy_set, points.std(axis=1))
+    seen = threads_of(_beta, "_disagreement")
+    several = [float(find(strata=labels, tolerance=tolerance)) for tolerance in (0.05, 0.5)]
+    assert len(set(seen)) > 1
+    assert threading.main_thread().name not in seen
+    # With labels, and where many are kept, the thread would wait for what it hands over.
+    seen.clear()
+    classes = float(find(labels=labels))
+    monkeypatch.setattr(_coverage, "PICKS_AT_ONCE", 10)
+    monkeypatch.setattr(_beta, "PICKS_AT_ONCE", 10)
+    monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 15)
+    assert [float(find(strata=labels, tolerance=t)) for t in (0.05, 0.5)] == several
+    assert set(seen) == {threading.main_thread().name}
+    assert float(find(labels=labels)) == classes
 
 
 @pytest.mark.parametrize(

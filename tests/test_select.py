@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import _backend, _beta, _coverage, _select
@@ -242,9 +243,7 @@ def nearest_kept_error(points, labels, kept):
     return np.mean(classifier.predict(points) != labels)
 
 
-@pytest.mark.parametrize(
-    "tolerance", [0.1, 2.0, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.0, 0.5, 100.0))]
-)
+@pytest.mark.parametrize("tolerance", tiers([0.0, 0.1, 0.5, 2.0, 100.0], [0.1, 2.0]))
 def test_beta_is_the_largest_that_the_tolerance_allows(digits_manifold, tolerance):
     points, labels, fuzzy_set, scores = digits_manifold
     betas = [4.0, 2.0, 1.0, 0.5, 0.0]

@@ -73,7 +73,7 @@ def separate(rng, sizes):
     return tp.fuzzy_simplicial_set(tp.knn_graph(rng.permutation(points), n_neighbors=8))
 
 
-@pytest.mark.parametrize("time", [0.0, pytest.param(2.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("time", tiers([0.0, 2.0], [0.0]))
 def test_every_component_has_its_own_dense_eigenmap(rng, time):
     fuzzy_set = separate(rng, [150, 100, 30, 14])
     matrix, degrees = normalized_adjacency(fuzzy_set)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from jax.test_util import check_grads
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import total_persistence, vietoris_rips
@@ -258,9 +259,7 @@ def number_of(name):
     return number
 
 
-MOSTLY = [
-    name if name in ("image",) else pytest.param(name, marks=pytest.mark.slow) for name in SUMMARIES
-]
+MOSTLY = tiers(SUMMARIES, ["image"])
 
 
 @pytest.mark.parametrize("name", MOSTLY)

@@ -8,10 +8,11 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
+from ._coverage import PICKS_AT_ONCE
 from ._distance import product, rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._ring import Rows, extent, gather
-from ._select import kept_by_strata, select
+from ._select import kept_by_strata, kept_count, select
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Key, Progress
 
@@ -121,15 +122,18 @@ def choose_beta(
         count = _disagreement(*_within_reach(points, codes, kept, looked_at))
         return count.astype(points.dtype)
 
-    arrays = [] if isinstance(points, Rows) else jax.tree.leaves((points, fuzzy_set, codes))
-    steps = Steps("beta", len(several) + 1, progress, beside=arrays)
+    # A lane must not wait, so that nothing holds up the end of a process that was interrupted.
+    waits = labels is not None or kept_count(n, ratio) > PICKS_AT_ONCE
+    arrays = jax.tree.leaves((points, fuzzy_set, codes))
+    apart = isinstance(points, Rows) or waits
+    steps = Steps("beta", len(several) + 1, progress, beside=() if apart else arrays)
     least = steps.run(disagreement, 0.0)
     if checks.is_traced(least):
         tried = jnp.asarray([*several, 0.0], points.dtype)
         bearable = lax.map(disagreement, tried) <= (1 + tolerance) * least + _ROUNDING
         return tried[jnp.argmax(bearable)]
     for beta in several:
-        # The first runs beside that of pure coverage.
+        # The first of them runs beside pure coverage, where there are lanes.
         count = wait(steps.run(disagreement, beta))
         if float(count) <= (1 + tolerance) * float(wait(least)) + _ROUNDING:
             break

@@ -1,5 +1,6 @@
 """The greedy of weighted coverage: one pick after the other on a CPU, many at a time elsewhere."""
 
+import dataclasses
 import functools
 import math
 
@@ -23,6 +24,7 @@ LEADERS = 8  # samples evaluated anew at a time; a step of the loop costs little
 _LEVELS = 4  # of maxima of bounds: with three, looking for leaders takes longer than their gains
 _REVERSE_CHUNK = 16  # reverse edges looked at in one go; most points have fewer
 _PICKS_PER_CALL = 4096
+PICKS_AT_ONCE = 1 << 15  # where only so many are asked for; about a second, out of reach of Ctrl-C
 _SHARES = 4  # of the classes, picked beside each other
 _LEAST_TO_SHARE = 4096  # samples; fewer are picked at once
 _ROUNDS_PER_CALL = 256
@@ -63,12 +65,13 @@ def greedy_coverage(
     if not backend.is_cpu():
         return greedy_in_rounds(fuzzy_set, weights, codes, n_picks=n_picks, progress=progress)
     edges, state = _start(fuzzy_set, weights, codes)
-    if n_picks is not None or checks.is_traced(state.covered):
-        n_picks = n if n_picks is None else n_picks
-        return _order(_pick(edges, weights, state, np.int32(n_picks)).gain)
-    shares = _shares(codes)
-    sizes = [int(np.count_nonzero(share)) for share in shares]
-    states = tuple(_restricted(state, share) for share in shares) if len(shares) > 1 else (state,)
+    asked = n if n_picks is None else n_picks
+    if checks.is_traced(state.covered) or (n_picks is not None and n_picks <= PICKS_AT_ONCE):
+        return _order(_pick(edges, weights, state, np.int32(asked)).gain)
+    sizes, states = [asked], (state,)
+    if n_picks is None and len(shares := _shares(codes)) > 1:
+        sizes = [int(np.count_nonzero(share)) for share in shares]
+        states = tuple(_restricted(state, share) for share in shares)
     lanes = Lanes([weights, state.covered])
 
     def some_picks(states: tuple[_Greedy, ...], done: int) -> tuple[_Greedy, ...]:
@@ -110,10 +113,14 @@ def _restricted(state: _Greedy, share: Bool[Array, " n"]) -> _Greedy:
     """The state in which only the samples of a share can be picked."""
     bounds = state.levels[-1]
     wanted = jnp.pad(share, (0, bounds.size - share.shape[0])).reshape(bounds.shape)
-    levels = (jnp.where(wanted, bounds, -jnp.inf),)
-    while len(levels) < len(state.levels):
+    return dataclasses.replace(state, levels=_levels(jnp.where(wanted, bounds, -jnp.inf)))
+
+
+def _levels(bounds: Float[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
+    levels = (bounds,)
+    while len(levels) < bounds.ndim:
         levels = (jnp.max(levels[0], axis=-1), *levels)
-    return _Greedy(levels=levels, covered=state.covered, gain=state.gain, count=state.count)
+    return levels
 
 
 class Edges(eqx.Module):
@@ -158,11 +165,8 @@ def _start(
     bound = jnp.where(jnp.isnan(bound), 0, bound)
     shape = _shape_of_levels(n)
     bound = jnp.pad(bound, (0, math.prod(shape) - n), constant_values=-jnp.inf)
-    levels = (bound.reshape(shape),)
-    while len(levels) < len(shape):
-        levels = (jnp.max(levels[0], axis=-1), *levels)
     start = _Greedy(
-        levels=levels,
+        levels=_levels(bound.reshape(shape)),
         covered=jnp.zeros_like(weights),
         gain=jnp.full_like(weights, -1),
         count=jnp.zeros((), jnp.int32),
