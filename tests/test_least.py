@@ -1,11 +1,11 @@
-"""The least of many numbers by rounds of minima, and rows in order by counting."""
+"""The least of many numbers by rounds of minima, rows in order by counting, and sorts by digits."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from topoprune_jax._least import MOST, least, order_pairs
+from topoprune_jax._least import MOST, first_of_least, least, order_in_blocks, order_pairs
 
 
 def _rounding(k, dtype=np.float32):
@@ -91,3 +91,26 @@ def test_orders_nan_last():
     keys, ties = order_pairs(jnp.array([[jnp.nan, 1.0, 0.0]]), jnp.array([[5, 6, 7]]))
     assert ties.tolist() == [[7, 6, 5]]
     assert keys[0, :2].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("m", [1, 2, 700, 1 << 16])
+def test_orders_in_blocks_as_numpy(m, double):
+    rng = np.random.default_rng(m)
+    values = np.round(rng.normal(size=m), 2) * 10.0 ** rng.integers(-30, 30, m)
+    values[rng.random(m) < 0.2] = -0.0
+    values[rng.random(m) < 0.2] = 0.0
+    values[rng.random(m) < 0.01] = np.inf
+    values[rng.random(m) < 0.01] = -np.inf
+    blocks = rng.integers(0, 6, m).astype(np.int32)
+    with jax.enable_x64(double):
+        values = jnp.asarray(values, float)
+        order = jax.jit(order_in_blocks, static_argnums=2)(blocks, values, 5)
+        np.testing.assert_array_equal(order, np.lexsort((np.asarray(values), blocks)))
+
+
+def test_the_first_of_the_least_is_that_of_argmin():
+    values = np.random.default_rng(0).integers(-3, 3, size=(40, 90)).astype(np.float32)
+    values[:, 0] = np.inf
+    np.testing.assert_array_equal(first_of_least(jnp.asarray(values)), values.argmin(axis=0))
+    assert first_of_least(jnp.zeros((1, 2))).tolist() == [0, 0]

@@ -275,6 +275,46 @@ def test_beta_is_measured_on_a_sample_of_many(monkeypatch, digits_manifold):
     assert whole in choices
 
 
+def test_the_comparison_of_betas_leaves_its_picks(digits_manifold, monkeypatch):
+    """From which the greedy goes on to the same order."""
+    points, labels, _, scores = digits_manifold
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
+    monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 100)
+    given = {"strata": labels, "ratio": 0.8}
+    found, seen = set(), []
+    for tolerance, betas in ((0.0, [9.0]), (0.3, [9.0, 0.1]), (100.0, [3.0])):
+        more = given | {"tolerance": tolerance, "betas": betas}
+        beta, begun = _beta.beta_and_picks(points, fuzzy_set, scores, **more)
+        assert float(beta) == float(tp.choose_beta(points, fuzzy_set, scores, **more))
+        expected = tp.select(fuzzy_set, scores, 0.0, strata=labels, beta=beta).order
+        np.testing.assert_array_equal(begun.order[:120], expected[:120])
+        order = _coverage.finish(begun, progress=lambda *report: seen.append(report))
+        np.testing.assert_array_equal(order, expected)
+        found.add(float(beta))
+    assert len(found) == 3
+    assert [done for _, done, _ in seen] == 3 * [120, 220, 320, 420, 520, 600]
+    # There are none where the picks are not made at once.
+    monkeypatch.setattr(_beta, "PICKS_AT_ONCE", 100)
+    assert _beta.beta_and_picks(points, fuzzy_set, scores, **given)[1] is None
+    assert _beta.beta_and_picks(points, fuzzy_set, scores, labels=labels, ratio=0.8)[1] is None
+    monkeypatch.undo()
+    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
+    assert _beta.beta_and_picks(points, fuzzy_set, scores, **given)[1] is None
+
+
+@pytest.mark.parametrize("numbers", [1, 1000, 1 << 20])
+def test_disagreement_is_that_of_the_nearest_neighbor_classifier(digits, monkeypatch, numbers):
+    """Whatever the tiles, of which the last may be padded."""
+    points, labels = digits[0][:700], digits[1][:700].astype(np.int32)
+    kept, looked_at = np.arange(3, 700, 9).astype(np.int32), np.arange(0, 699, 2).astype(np.int32)
+    monkeypatch.setattr(_beta, "_TILE_NUMBERS", numbers)
+    given = map(jnp.asarray, (points, labels, kept, looked_at))
+    count = _beta._disagreement.__wrapped__(*given)
+    classifier = KNeighborsClassifier(n_neighbors=1).fit(points[kept], labels[kept])
+    differs = classifier.predict(points[looked_at]) != labels[looked_at]
+    assert float(count) == differs.sum() > 10
+
+
 def test_beta_needs_groups_and_the_features_of_the_fuzzy_set(digits_manifold):
     points, labels, fuzzy_set, scores = digits_manifold
     with pytest.raises(ValueError, match="`choose_beta` compares classes or strata; got neither"):

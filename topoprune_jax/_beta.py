@@ -4,21 +4,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
-from ._coverage import PICKS_AT_ONCE
+from ._coverage import PICKS_AT_ONCE, Begun, edges_within
 from ._distance import product, rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._least import first_of_least
 from ._ring import Rows, extent, gather
-from ._select import kept_by_strata, kept_count, select
+from ._select import begun_by_strata, kept_by_strata, kept_count, select
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Key, Progress
 
+BETAS = (2.0, 1.0, 0.5, 0.25)
+TOLERANCE = 0.05
+RATIO = 0.9
 _SAMPLES = 10_000
 _ROUNDING = 0.01  # of a product of a count and a float32; counts are whole numbers
-_TILE_NUMBERS = 1 << 22  # similarities of samples and kept samples at a time: 16 MiB
+_TILE_NUMBERS = 1 << 19  # similarities of samples and kept samples at a time: 2 MiB
 
 
 def choose_beta(
@@ -28,9 +34,9 @@ def choose_beta(
     *,
     labels: ArrayInput | None = None,
     strata: ArrayInput | None = None,
-    betas: ArrayInput = (2.0, 1.0, 0.5, 0.25),
-    tolerance: float = 0.05,
-    ratio: float = 0.9,
+    betas: ArrayInput = BETAS,
+    tolerance: float = TOLERANCE,
+    ratio: float = RATIO,
     progress: Progress | None = None,
     key: Key | None = None,
 ) -> Float[Array, ""]:
@@ -82,6 +88,38 @@ def choose_beta(
 
     ```
     """
+    return beta_and_picks(
+        features,
+        fuzzy_set,
+        scores,
+        labels=labels,
+        strata=strata,
+        betas=betas,
+        tolerance=tolerance,
+        ratio=ratio,
+        progress=progress,
+        key=key,
+    )[0]
+
+
+def beta_and_picks(
+    features: ArrayInput | Rows,
+    fuzzy_set: FuzzySimplicialSet,
+    scores: ArrayInput,
+    *,
+    labels: ArrayInput | None = None,
+    strata: ArrayInput | None = None,
+    betas: ArrayInput = BETAS,
+    tolerance: float = TOLERANCE,
+    ratio: float = RATIO,
+    progress: Progress | None = None,
+    key: Key | None = None,
+) -> tuple[Float[Array, ""], Begun | None]:
+    """`choose_beta`, and the greedy with that beta as far as the comparison needed it.
+
+    There is none with labels, for very many samples, on an accelerator, while JAX traces, and where
+    a checkpoint had the answer.
+    """
     # Rows that are divided among devices come from `rank`, which has looked at them.
     points = (
         features if isinstance(features, Rows) else checks.check_points(features, name="features")
@@ -109,37 +147,46 @@ def choose_beta(
     groups = strata if labels is None else labels
     codes = checks.check_labels(groups, n, name="labels" if labels is not None else "strata")
     key = checks.check_key(jax.random.key(0) if key is None else key)
-    looked_at = jnp.arange(n, dtype=jnp.int32)
+    looked_at = jnp.asarray(np.arange(n, dtype=np.int32))
     if n > _SAMPLES:
         looked_at = jax.random.choice(key, looked_at, (_SAMPLES,), replace=False)
-
-    def disagreement(beta: Any) -> Array:
-        if labels is None:
-            kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
-        else:
-            groups = {"labels": labels, "strata": strata}
-            kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
-        count = _disagreement(*_within_reach(points, codes, kept, looked_at))
-        return count.astype(points.dtype)
 
     # A lane must not wait, so that nothing holds up the end of a process that was interrupted.
     waits = labels is not None or kept_count(n, ratio) > PICKS_AT_ONCE
     arrays = jax.tree.leaves((points, fuzzy_set, codes))
     apart = isinstance(points, Rows) or waits
     steps = Steps("beta", len(several) + 1, progress, beside=() if apart else arrays)
+    edges = None
+    if not waits and backend.is_cpu() and not any(map(checks.is_traced, arrays)):
+        edges = edges_within(fuzzy_set, jnp.asarray(np.zeros(n, np.int32)))
+    begun: dict[float, Begun] = {}
+
+    def disagreement(beta: Any) -> Array:
+        if labels is not None:
+            groups = {"labels": labels, "strata": strata}
+            kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
+        elif edges is None:
+            kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
+        else:
+            greedy = begun_by_strata(edges, fuzzy_set, scores, ratio, strata=codes, beta=beta)
+            begun[beta] = greedy
+            kept = greedy.order[: kept_count(n, ratio)]
+        return _disagreement(*_within_reach(points, codes, kept, looked_at))
+
     least = steps.run(disagreement, 0.0)
     if checks.is_traced(least):
         tried = jnp.asarray([*several, 0.0], points.dtype)
         bearable = lax.map(disagreement, tried) <= (1 + tolerance) * least + _ROUNDING
-        return tried[jnp.argmax(bearable)]
+        return tried[jnp.argmax(bearable)], None
     for beta in several:
         # The first of them runs beside pure coverage, where there are lanes.
         count = wait(steps.run(disagreement, beta))
         if float(count) <= (1 + tolerance) * float(wait(least)) + _ROUNDING:
             break
+        begun.pop(beta, None)
     else:
         beta = 0.0
-    return steps.end(jnp.asarray(beta, points.dtype))
+    return steps.end(jnp.asarray(beta, points.dtype)), begun.get(beta)
 
 
 def _within_reach(
@@ -164,15 +211,18 @@ def _disagreement(
     codes: Int[Array, " n"],
     kept: Int[Array, " m"],
     looked_at: Int[Array, " j"],
-) -> Int[Array, ""]:
+) -> Float[Array, ""]:
     """How many of `looked_at` are nearest to a kept sample of another code; ties by place."""
     points, _ = rescale(points)
     centers = points[kept]
-    lengths = 0.5 * jnp.sum(centers * centers, axis=1)
+    half = 0.5 * jnp.sum(centers * centers, axis=1)[:, None]
+    last = looked_at.shape[0]
+    rows = max(1, min(last, _TILE_NUMBERS // kept.shape[0]))
+    places = jnp.arange(-(-last // rows) * rows, dtype=jnp.int32).reshape(-1, rows)
 
-    def differs(i: Int[Array, ""]) -> Array:
-        nearest = kept[jnp.argmax(product(centers, points[i]) - lengths)]
-        return codes[nearest] != codes[i]
+    def differing(places: Int[Array, " rows"]) -> Array:
+        some = looked_at[jnp.minimum(places, last - 1)]
+        nearest = kept[first_of_least(half - product(centers, points[some].T))]
+        return jnp.sum((codes[nearest] != codes[some]) & (places < last), dtype=jnp.int32)
 
-    batch = max(1, min(looked_at.shape[0], _TILE_NUMBERS // kept.shape[0]))
-    return jnp.sum(lax.map(differs, looked_at, batch_size=batch), dtype=jnp.int32)
+    return jnp.sum(lax.map(differing, places), dtype=jnp.int32).astype(points.dtype)

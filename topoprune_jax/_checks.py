@@ -19,7 +19,7 @@ from ._types import Array, ArrayInput, Key
 
 LARGEST_BETA = 50.0  # its exponential is a weight
 _CHUNK_BYTES = 1 << 26
-_FEW_BYTES = 1 << 16
+_FEW_BYTES, _FEW_BYTES_HERE = 1 << 16, 1 << 26  # that NumPy looks at; here is in its own memory
 _LARGEST_COUNT = 2**63 - 1
 
 
@@ -94,7 +94,8 @@ def check_finite(values: Array | np.ndarray, *, name: str, first_row: int = 0) -
         return
     if isinstance(values, jax.Array):
         # To start a program takes far longer than to look at a few numbers.
-        is_small = values.nbytes <= _FEW_BYTES and values.is_fully_addressable
+        most = _FEW_BYTES_HERE if _is_on_cpu(values) else _FEW_BYTES
+        is_small = values.nbytes <= most and values.is_fully_addressable
         if not is_small:
             with known_values():
                 fine = bool(_all_finite(values))
@@ -103,13 +104,18 @@ def check_finite(values: Array | np.ndarray, *, name: str, first_row: int = 0) -
         values = np.asarray(values)
     step = _row_chunks(values).step
     for start in _row_chunks(values):
-        finite = np.isfinite(np.asarray(values[start : start + step], dtype=np.float64))
+        rows = values[start : start + step]
+        finite = np.isfinite(rows if rows.dtype.kind == "f" else np.asarray(rows, np.float64))
         if not finite.all():
             row = first_row + start + int(np.argwhere(~finite)[0][0])
             raise ValueError(
                 f"`{name}` must be finite; got NaN or infinity, first in row {row}. "
                 "Remove or replace those values."
             )
+
+
+def _is_on_cpu(values: Array) -> bool:
+    return all(device.platform == "cpu" for device in values.devices())
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Int
 
@@ -33,6 +34,11 @@ def connected_components(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " n"]:
     """
     check_fuzzy_set(fuzzy_set)
     return _components(fuzzy_set)
+
+
+def count_of(components: Int[Array, " n"]) -> int:
+    """How many there are, of numbers that are known: by NumPy, which needs no program for it."""
+    return int(np.max(components)) + 1
 
 
 @eqx.filter_jit

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -64,15 +65,58 @@ def greedy_coverage(
     n = fuzzy_set.n_points
     if not backend.is_cpu():
         return greedy_in_rounds(fuzzy_set, weights, codes, n_picks=n_picks, progress=progress)
-    edges, state = _start(fuzzy_set, weights, codes)
+    edges = edges_within(fuzzy_set, codes)
     asked = n if n_picks is None else n_picks
-    if checks.is_traced(state.covered) or (n_picks is not None and n_picks <= PICKS_AT_ONCE):
+    if n_picks is not None and n_picks <= PICKS_AT_ONCE:
+        return begin(edges, weights, asked).order
+    state = _start(edges, weights)
+    if checks.is_traced(state.covered):
         return _order(_pick(edges, weights, state, np.int32(asked)).gain)
     sizes, states = [asked], (state,)
     if n_picks is None and len(shares := _shares(codes)) > 1:
         sizes = [int(np.count_nonzero(share)) for share in shares]
         states = tuple(_restricted(state, share) for share in shares)
-    lanes = Lanes([weights, state.covered])
+    return _picked(edges, weights, states, sizes, progress)
+
+
+class Begun(NamedTuple):
+    """A greedy that has made some of its picks."""
+
+    edges: "Edges"
+    weights: Float[Array, " n"]
+    state: _Greedy
+
+    @property
+    def order(self) -> Int[Array, " n"]:
+        """What was picked, then the others."""
+        return _order(self.state.gain)
+
+
+def begin(edges: "Edges", weights: Float[Array, " n"], n_picks: int) -> Begun:
+    """The first picks, in one piece."""
+    state = _start(edges, weights)
+    return Begun(edges, weights, _pick(edges, weights, state, np.int32(n_picks)))
+
+
+def finish(begun: Begun, *, progress: Progress | None = None) -> Int[Array, " n"]:
+    """The greedy order of all, from where it is on."""
+    edges, weights, state = begun
+    count = int(wait(state.count))
+    return _picked(edges, weights, (state,), [weights.shape[0]], progress, done=count)
+
+
+def _picked(
+    edges: "Edges",
+    weights: Float[Array, " n"],
+    states: tuple[_Greedy, ...],
+    sizes: list[int],
+    progress: Progress | None,
+    *,
+    done: int = 0,
+) -> Int[Array, " n"]:
+    """The order when each of the states, in which nothing is picked that can be in another, has
+    made so many picks. `done` are made already."""
+    lanes = Lanes([weights, *(state.covered for state in states)])
 
     def some_picks(states: tuple[_Greedy, ...], done: int) -> tuple[_Greedy, ...]:
         first = done // len(states)
@@ -83,7 +127,7 @@ def greedy_coverage(
         )
 
     total, size = max(sizes) * len(sizes), _PICKS_PER_CALL * len(sizes)
-    steps = Steps("selection", total, progress, size=size)
+    steps = Steps("selection", total, progress, size=size, done=done)
     picked = steps.end(steps.carry(some_picks, states))
     # Every sample is picked in one of the states, and has no gain in the others yet.
     return _order(functools.reduce(jnp.maximum, [state.gain for state in picked]))
@@ -133,6 +177,7 @@ class Edges(eqx.Module):
     most: Int[Array, ""]  # reverse edges of a point
 
 
+@jax.jit
 def edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Edges:
     indices = jnp.maximum(fuzzy_set.indices, 0)
     same = codes[indices] == codes[:, None]
@@ -152,11 +197,8 @@ def edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Edge
 
 
 @jax.jit
-def _start(
-    fuzzy_set: FuzzySimplicialSet, weights: Float[Array, " n"], codes: Int[Array, " n"]
-) -> tuple[Edges, _Greedy]:
+def _start(edges: Edges, weights: Float[Array, " n"]) -> _Greedy:
     n = weights.shape[0]
-    edges = edges_within(fuzzy_set, codes)
     # The gain of a first pick; a little more, because these sums are in another order than `_gain`.
     own = jnp.sum(edges.memberships * weights[edges.indices], axis=1)
     reverse = edges.reverse_memberships * weights[edges.reverse_indices]
@@ -171,7 +213,7 @@ def _start(
         gain=jnp.full_like(weights, -1),
         count=jnp.zeros((), jnp.int32),
     )
-    return edges, varying_with(start, bound)
+    return varying_with(start, bound)
 
 
 def _shape_of_levels(n: int) -> tuple[int, ...]:

@@ -64,8 +64,8 @@ def run_in_lanes(lanes: Lanes, layout: Layout) -> Callable[..., Any]:
     n_tiles, tile = tiles_of(layout.degrees.shape[0])
     n_shares = layout.offsets.shape[0] - 1
     share = layout.neighbors.shape[1] // n_shares
-    parts = [slice(i * share, (i + 1) * share) for i in range(n_shares)]
-    own = [(layout.neighbors[:, part], layout.weights[:, part]) for part in parts]
+    edges_at = partial(_edges_at, layout.neighbors, layout.weights, size=share)
+    own = [edges_at(np.int32(i * share)) for i in range(n_shares)]
     edges = edges_of(layout)
     degrees = layout.degrees
 
@@ -81,6 +81,19 @@ def run_in_lanes(lanes: Lanes, layout: Layout) -> Callable[..., Any]:
         return state
 
     return run
+
+
+@partial(jax.jit, static_argnames="size")
+def _edges_at(
+    neighbors: Int[Array, "rows edges"],
+    weights: Float[Array, "rows edges"],
+    first: Int[Array, ""],
+    *,
+    size: int,
+) -> tuple[Array, Array]:
+    """Of the shares of all points those of one."""
+    part = partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=size, axis=1)
+    return part(neighbors), part(weights)
 
 
 @partial(jax.jit, static_argnames=("options", "tiles"))

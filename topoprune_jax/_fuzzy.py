@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from . import _checks as checks
 from ._distance import varying_with
 from ._graph import NeighborGraph, check_graph
+from ._least import stable_order
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput
 
@@ -327,35 +328,12 @@ def _reverse_edges(indices: Int[Array, "n k"], one_way: Array) -> tuple[Array, A
     """The slots (i, j) of one-way edges, sorted by j: offsets of each j, and the slots' numbers."""
     n = indices.shape[0]
     targets = jnp.where(one_way, indices, n).ravel()
-    slots = _stable_order(targets, n)
+    slots = stable_order(targets, n)
     counts = jnp.zeros(n, jnp.int32).at[targets].add(1, mode="drop")
     offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts, dtype=jnp.int32)])
     n_edges = offsets[-1]
     places = jnp.arange(slots.shape[0], dtype=jnp.int32)
     return offsets, jnp.where(places < n_edges, slots, -1)
-
-
-def _stable_order(values: Int[Array, " m"], highest: int) -> Int[Array, " m"]:
-    """The stable argsort of integers in [0, highest], digit after digit.
-
-    XLA sorts one array of integers several times faster on CPU than two together. A digit and the
-    position fit into 32 bits; as many digits as it takes are sorted, the lowest first.
-    """
-    m = values.shape[0]
-    position_bits = max(m - 1, 1).bit_length()
-    digit_bits = 32 - position_bits
-    position_mask = jnp.uint32((1 << position_bits) - 1)
-    positions = jnp.arange(m, dtype=jnp.uint32)
-    order = None
-    for shift in range(0, max(highest.bit_length(), 1), digit_bits):
-        digits = (values if order is None else values[order]).astype(jnp.uint32) >> jnp.uint32(
-            shift
-        )
-        packed = lax.sort((digits << jnp.uint32(position_bits)) | positions)
-        moved = (packed & position_mask).astype(jnp.int32)
-        order = moved if order is None else order[moved]
-    assert order is not None  # `range` is never empty
-    return order
 
 
 @jax.jit

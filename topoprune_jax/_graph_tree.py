@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from ._distance import varying_with
+from ._least import order_in_blocks
 from ._types import Array
 
 _POWERS = 2  # rounds of power iteration for the direction of a split
@@ -56,9 +57,9 @@ def leaves(values: Float[Array, "n s"], *, depth: int, axes: int) -> tuple[Array
             shadow = along(direction)
             shadow = shadow / jnp.maximum(largest(jnp.abs(shadow)), tiny)[:, None]
             direction = total(z * shadow[:, :, None])
-        block = jnp.broadcast_to(leaf[:, None] >> (depth - level), place.shape)
-        keys = (block.ravel(), along(direction).ravel(), number.ravel())
-        return lax.sort(keys, num_keys=2)[2].reshape(place.shape)
+        block = jnp.broadcast_to(leaf[:, None] >> (depth - level), place.shape).ravel()
+        order = order_in_blocks(block, along(direction).ravel(), 2**depth - 1)
+        return number.ravel()[order].reshape(place.shape)
 
     leaf = jnp.arange(2**depth, dtype=jnp.int32)
     place = jnp.arange(n_rows, dtype=jnp.int32).reshape(-1, size)

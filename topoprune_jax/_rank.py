@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._beta import choose_beta
+from ._beta import beta_and_picks
 from ._checkpoint import check_checkpoint, fingerprint
-from ._components import connected_components
+from ._components import connected_components, count_of
+from ._coverage import Begun, finish
 from ._discriminant import FEATURES, check_space, in_space
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
@@ -377,7 +378,7 @@ def _stages(
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     coordinates, parts, patch_groups = None, None, codes
     if manifold == "spectral":
-        strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)[2]  # whatever the key
+        *_, strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)  # whatever the key
         e = components_for(points.shape[0])
         accuracy = {"rounds": _ROUNDS, "tolerance": _TOLERANCE}
         eigenmap = partial(spectral_embedding, fuzzy_set, e, by_component=True, **accuracy)
@@ -388,7 +389,7 @@ def _stages(
     if embedding.start == "spectral":
         begin = partial(_start, points, fuzzy_set, c, start_key)
         if coordinates is not None and c <= coordinates.shape[1]:
-            start = _cheaper_start(coordinates[:, :c], fuzzy_set, parts, begin, run)
+            start = _cheaper_start(coordinates, c, fuzzy_set, parts, begin, run)
         else:
             start = run.once("start", lambda: run.step("start", begin))
     z = run.once(
@@ -491,25 +492,25 @@ def _start(points, fuzzy_set, n_components, key) -> Array:
     return spectral_start(fuzzy_set, n_components, guess=guess, key=spectral_key)
 
 
-def _cheaper_start(coordinates, fuzzy_set, parts, begin, run: Run) -> Array:
-    """Of one component its first coordinates; of several, which lie anywhere, `begin()`."""
+def _cheaper_start(coordinates, c: int, fuzzy_set, parts, begin, run: Run) -> Array:
+    """Of one component its first c coordinates; of several, which lie anywhere, `begin()`."""
 
     def own():
-        return _by_degree(coordinates, fuzzy_set)
+        return _by_degree(coordinates, fuzzy_set, c)
 
     if checks.is_traced(parts):
         return lax.cond(jnp.max(parts) > 0, begin, own)
-    return run.once("start", lambda: run.step("start", begin)) if int(parts.max()) else own()
+    return own() if count_of(parts) == 1 else run.once("start", lambda: run.step("start", begin))
 
 
-@jax.jit
-def _by_degree(coordinates: Float[Array, "n c"], fuzzy_set) -> Float[Array, "n c"]:
-    return coordinates * jnp.sqrt(fuzzy_set.degrees)[:, None]
+@partial(jax.jit, static_argnames="c")
+def _by_degree(coordinates: Float[Array, "n e"], fuzzy_set, c: int) -> Float[Array, "n c"]:
+    return coordinates[:, :c] * jnp.sqrt(fuzzy_set.degrees)[:, None]
 
 
 def _groups_of_patches(parts, codes) -> Array | None:
     """Within which patches lie: components of the manifold, and classes within them."""
-    if not checks.is_traced(parts) and int(parts.max()) == 0:
+    if not checks.is_traced(parts) and count_of(parts) == 1:
         return codes
     if codes is None:
         return parts
@@ -534,13 +535,20 @@ def _order(
     key,
 ) -> tuple[Array, Array, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
+    begun: list[Begun | None] = []
     if codes is None:
         n_strata = min(N_STRATA, z.shape[0])
         cluster = partial(kmeans_strata, z, n_strata, key=key)
         strata = run.once("strata", lambda: run.step("strata", cluster))
         if beta is None:
-            choose = partial(choose_beta, points, fuzzy_set, scores, strata=strata)
-            beta = run.once("beta", partial(choose, progress=run, key=key))
+            compare = partial(beta_and_picks, points, fuzzy_set, scores, strata=strata)
+
+            def choose() -> Array:
+                beta, picks = compare(progress=run, key=key)
+                begun.append(picks)
+                return beta
+
+            beta = run.once("beta", choose)
         groups, power = {"strata": strata}, 0.0
     else:
         agreement = class_agreement(fuzzy_set, codes)
@@ -553,7 +561,13 @@ def _order(
         fuzzy_set = run.step("class fuzzy set", partial(fuzzy_simplicial_set, graph))
         beta = _BETA_WITH_LABELS if beta is None else beta
         groups = {"labels": codes, "weights": weights}
-    # The ratio plays no part in the order.
-    cover = partial(select, fuzzy_set, scores, 0.0, **groups, beta=beta, progress=run)
-    order = run.once("selection", lambda: cover().order)
+
+    def cover() -> Array:
+        picks = begun.pop() if begun else None
+        if picks is not None:
+            return finish(picks, progress=run)
+        # The ratio plays no part in the order.
+        return select(fuzzy_set, scores, 0.0, **groups, beta=beta, progress=run).order
+
+    order = run.once("selection", cover)
     return order, jnp.asarray(beta, points.dtype), jnp.asarray(power, points.dtype)

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._coverage import edges_within, greedy_coverage
+from ._coverage import Begun, Edges, begin, edges_within, greedy_coverage
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Progress
@@ -115,8 +115,9 @@ def select(
         given = checks.check_nonnegative(weights, n, name="weights", hint=hint)
         own = own * jnp.asarray(given, own.dtype)
     weights = own
-    coverage = greedy_coverage(fuzzy_set, weights, codes, progress=progress)
-    order = interleave(coverage, codes)
+    order = greedy_coverage(fuzzy_set, weights, codes, progress=progress)
+    if labels is not None:
+        order = interleave(order, codes)
     return Selection(order, order[:n_kept], order[n_kept:], weights)
 
 
@@ -135,11 +136,32 @@ def kept_by_strata(
 ) -> Int[Array, " m"]:
     """What `select` keeps without labels, found without ordering the others."""
     n = fuzzy_set.n_points
+    m = kept_count(n, ratio)
+    weights = weights_by_strata(fuzzy_set, scores, strata, beta)
+    return greedy_coverage(fuzzy_set, weights, jnp.zeros(n, jnp.int32), n_picks=m)[:m]
+
+
+def begun_by_strata(
+    edges: Edges,
+    fuzzy_set: FuzzySimplicialSet,
+    scores: ArrayInput,
+    ratio: float,
+    *,
+    strata: ArrayInput,
+    beta,
+) -> Begun:
+    """The greedy of `select` without labels on a CPU, of which what is kept is picked."""
+    weights = weights_by_strata(fuzzy_set, scores, strata, beta)
+    return begin(edges, weights, kept_count(fuzzy_set.n_points, ratio))
+
+
+def weights_by_strata(
+    fuzzy_set: FuzzySimplicialSet, scores: ArrayInput, strata: ArrayInput, beta
+) -> Float[Array, " n"]:
+    n = fuzzy_set.n_points
     values = checks.check_ranks(scores, n, name="scores")
     groups = checks.check_labels(strata, n, name="strata")
-    m = kept_count(n, ratio)
-    weights = _weights(fuzzy_set, values, groups, beta)
-    return greedy_coverage(fuzzy_set, weights, jnp.zeros(n, jnp.int32), n_picks=m)[:m]
+    return _weights(fuzzy_set, values, groups, beta)
 
 
 def kept_count(n: int, ratio: float) -> int:

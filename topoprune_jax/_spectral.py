@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from . import _backend as backend
 from . import _checks as checks
-from ._components import connected_components
+from ._components import connected_components, count_of
 from ._distance import product, rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges, reverse_rows
 from ._ring import Rows, gather, tilewise
@@ -435,7 +435,7 @@ def spectral_embedding(
             partial(_eigenmap_of_parts, fuzzy_set, c, time, rounds, tolerance, components, n),
             eigenmap,
         )
-    several = int(components.max()) + 1
+    several = count_of(components)
     if several == 1:
         return eigenmap()
     # A power of 2, so that few programs are compiled.
