@@ -107,14 +107,15 @@ def rank():
     stages = dict.fromkeys(
         stage for kind in reversed(kinds) for stage in record["warm_median_seconds"][kind]
     )
-    stages.pop("total")
+    for whole in ("in turn", "total"):
+        stages.pop(whole, None)
     rows = [
         [stage, *(_seconds(record["warm_median_seconds"][kind].get(stage)) for kind in kinds)]
         for stage in stages
     ]
-    rows.append(
-        ["**total, warm**", *(_seconds(record["warm_median_seconds"][k]["total"]) for k in kinds)]
-    )
+    for name, whole in (("one after the other", "in turn"), ("**total, warm**", "total")):
+        warm = [record["warm_median_seconds"][kind].get(whole) for kind in kinds]
+        rows.append([name, *map(_seconds, warm)])
     # Only the very first call of the process compiled everything.
     rows.append(
         [

@@ -16,6 +16,7 @@ import topoprune_jax as tp
 from topoprune_jax import (
     _beta,
     _coverage,
+    _embedding,
     _embedding_forces,
     _embedding_runs,
     _graph_approximate,
@@ -26,8 +27,9 @@ from topoprune_jax import (
     _score,
     _steps,
 )
+from topoprune_jax._checkpoint import opened
 from topoprune_jax._lanes import Lanes
-from topoprune_jax._steps import Steps
+from topoprune_jax._steps import Run, Steps, beside
 
 N_LANES = 3
 
@@ -285,3 +287,119 @@ def test_stages_of_several_pieces_give_memory_back(monkeypatch):
             steps.run(here)
         steps.end()
         assert len(given) == expected
+
+
+# Beside the caller.
+
+
+def thread_beside(run=None, near=None):
+    """In which thread work beside the caller's is done."""
+    with beside(Run() if run is None else run, (jnp.zeros(1),) if near is None else near) as side:
+        return side(lambda run: here())()
+
+
+def test_work_beside_is_in_a_thread_of_its_own_without_lanes():
+    with beside(Run(), (jnp.zeros(1), None)) as side:
+        name = side(lambda run: here())()
+        assert name not in {here(), *(Lanes((jnp.zeros(1),)).hand_over(i, here) for i in range(3))}
+        assert side(lambda run: len(Lanes((jnp.zeros(1),))))() == 1
+        # One after the other, whatever is asked for first.
+        begun, went_on = [], threading.Event()
+        first = side(lambda run: (went_on.wait(60), begun.append(1)))
+        second = side(lambda run: begun.append(2), waits_for_need=True)
+        assert begun == []
+        went_on.set()
+        second()
+        first()
+        assert begun == [1, 2]
+
+
+def test_nothing_is_beside_a_run_that_is_watched_or_kept(tmp_path, monkeypatch):
+    own = here()
+    assert thread_beside() != own
+    assert thread_beside(Run(lambda *report: None)) == own
+    with opened(tmp_path / "kept", {}) as checkpoint:
+        assert thread_beside(Run(None, checkpoint)) == own
+    assert thread_beside(near=()) == own
+    with jax.default_matmul_precision("highest"):
+        assert thread_beside() == own
+    monkeypatch.setattr(_lanes, "cores", lambda: 1)
+    assert thread_beside() == own
+
+
+def test_work_goes_on_where_no_thread_for_it_can_start(monkeypatch):
+    assert len(Lanes((jnp.zeros(1),))) == N_LANES  # these are there
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert thread_beside() == here()
+
+
+def test_without_a_thread_work_is_done_at_once_or_when_it_is_needed():
+    calls = []
+    with beside(Run()) as side:
+        first = side(lambda run: calls.append("at once"))
+        second = side(lambda run: calls.append("when needed"), waits_for_need=True)
+        assert calls == ["at once"]
+        for _ in range(2):
+            first()
+            second()
+        assert calls == ["at once", "when needed"]
+
+
+def test_an_error_beside_comes_out_where_its_result_is_needed():
+    def fail(run):
+        raise ValueError("of the work")
+
+    with beside(Run(), (jnp.zeros(1),)) as side:
+        result = side(fail)
+        with pytest.raises(ValueError, match="of the work"):
+            result()
+
+
+def test_who_leaves_waits_for_no_more_than_a_piece():
+    began, goes_on, ended = (threading.Event() for _ in range(3))
+    done, never = [], []
+
+    def pieces(run):
+        try:
+            steps = Steps("stage", 3, run)
+            for i in range(3):
+                steps.run(lambda i=i: (done.append(i), began.set(), goes_on.wait(60)))
+        finally:
+            ended.set()
+
+    class LeftError(Exception):
+        pass
+
+    def leave():
+        with beside(Run(), (jnp.zeros(1),)) as side:
+            side(pieces)
+            side(lambda run: never.append(0))
+            assert began.wait(60)
+            raise LeftError
+
+    with pytest.raises(LeftError):
+        leave()
+    assert not ended.is_set()
+    goes_on.set()
+    assert ended.wait(60)
+    assert done == [0]
+    assert never == []
+
+
+@pytest.mark.parametrize("kind", tiers(["free", "labeled", "embedding"], ["free"]))
+def test_rank_is_the_same_whether_watched_or_not(digits, threads_of, kind):
+    points, labels = digits[0][:500], digits[1][:500] if kind == "labeled" else None
+    options = {"labels": labels, "embedding": tp.EmbeddingOptions(n_epochs=30)}
+    options["manifold"] = "embedding" if kind == "embedding" else "spectral"
+    seen = threads_of(_embedding, "_finish")
+    watched = tp.rank(points, 0.9, progress=lambda *report: None, **options)
+    alone = tp.rank(points, 0.9, **options)
+    for one, other in zip(jax.tree.leaves(watched), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(one, other)
+    own, other = seen
+    assert own == here()
+    assert (other == here()) == (kind == "embedding")

@@ -1,9 +1,10 @@
 """Independent programs beside each other on one CPU."""
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -46,6 +47,27 @@ class Lanes:
         if not self._threads:
             return function(*args, **options)
         return self._threads[turn % len(self)].submit(function, *args, **options).result()
+
+
+@contextlib.contextmanager
+def lane_beside(near: Sequence[Array | None] = ()) -> Iterator[ThreadPoolExecutor | None]:
+    """A thread for work beside that of the caller, under the conditions of `Lanes`; None where they
+    do not hold. There are no lanes from within it.
+
+    What is under way at the end goes on, and the end of the process waits for it.
+    """
+    if not Lanes(near)._threads:
+        yield None
+        return
+    thread = ThreadPoolExecutor(1, thread_name_prefix=f"{_NAME}-beside")
+    try:
+        try:
+            alike = thread.submit(_options).result() == _options()
+        except RuntimeError:  # no thread can start
+            alike = False
+        yield thread if alike else None
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def lanes_on(platform: str) -> int:

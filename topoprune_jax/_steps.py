@@ -1,9 +1,12 @@
 """Long work in pieces: reported to who watches, within reach of Ctrl-C, kept by a checkpoint."""
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 import jax
@@ -12,7 +15,7 @@ import numpy as np
 
 from . import _checks as checks
 from ._checkpoint import Checkpoint, opened
-from ._lanes import Lanes
+from ._lanes import Lanes, lane_beside
 from ._memory import give_back_freed_memory
 from ._types import Array, Progress
 
@@ -67,6 +70,11 @@ class Run:
         return self._progress is not None
 
     @property
+    def is_alone(self) -> bool:
+        """Whether nobody watches and nothing is kept."""
+        return self._progress is None and self._checkpoint is None
+
+    @property
     def checkpoint(self) -> Checkpoint | None:
         """What keeps the pieces of a stage; None outside of `once`."""
         return self._checkpoint if self._scope else None
@@ -108,6 +116,74 @@ class Run:
             return result
         finally:
             self._scope = outer
+
+
+class _Branch(Run):
+    """What runs beside another: it stops before its next piece once nobody waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self._is_left = False
+
+    def leave(self) -> None:
+        """Nobody waits any more."""
+        self._is_left = True
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._is_left:
+            raise _LeftError
+
+
+class _LeftError(Exception):
+    """Nobody sees it."""
+
+
+class Side:
+    """Where work goes that runs beside the caller's, or the caller itself."""
+
+    def __init__(self, run: Run, thread: Executor | None):
+        self._run, self._thread, self._branch = run, thread, _Branch()
+
+    def __call__(
+        self, compute: Callable[[Run], T], *, waits_for_need: bool = False
+    ) -> Callable[[], T]:
+        """What waits for `compute(run)` and returns it.
+
+        Without a thread that is computed now, or when it is needed for the first time.
+        """
+        if self._thread is not None:
+            under_way = self._thread.submit(compute, self._branch)
+            return lambda: _result_of(under_way)
+        if waits_for_need:
+            return functools.cache(lambda: compute(self._run))
+        result = compute(self._run)
+        return lambda: result
+
+    def leave(self) -> None:
+        """Nobody waits any more."""
+        self._branch.leave()
+
+
+@contextlib.contextmanager
+def beside(run: Run, near: Sequence[Array | None] = ()) -> Iterator[Side]:
+    """A side for what nothing else needs for a while.
+
+    It has a thread under the conditions of `Lanes`, where nobody watches and nothing is kept: who
+    watches sees one stage after the other.
+    """
+    with lane_beside(near if run.is_alone else ()) as thread:
+        side = Side(run, thread)
+        try:
+            yield side
+        finally:
+            side.leave()
+
+
+def _result_of(under_way: Future[T]) -> T:
+    """Out of which Ctrl-C leads at once."""
+    while not under_way.done():
+        futures.wait([under_way], timeout=_LONGEST_NAP)
+    return under_way.result()
 
 
 @contextlib.contextmanager
