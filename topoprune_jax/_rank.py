@@ -185,9 +185,9 @@ def rank(
       of a single device with `neighbors="exact"`, which `"auto"` is there; but beyond 50,000
       samples (of a class, with labels) a single CPU seeks the patches by blocks, a mesh exactly.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
-      On a CPU a call without it, and without `checkpoint`, finds the embedding and the strata beside
-      the other stages, which takes less time and the embedding's memory besides; the bits are the
-      same.
+      On a CPU a call without it, and without `checkpoint`, finds the embedding and the strata
+      beside the other stages, in less time and with the embedding's memory besides; the bits are
+      the same.
       Not called while JAX traces.
     - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
       the same bits on the same machine.
