@@ -141,7 +141,7 @@ def _on_another_cpu(record, kinds):
     )
     return (
         f"On {record['machine']['cores']} cores of another machine, whose widest vectors are "
-        f"{record['machine']['vectors']}, and at a later commit `rank` took "
+        f"{record['machine']['vectors']}, and at a commit of its own `rank` took "
         f"{' and '.join(totals)}, {_seconds(first[kinds[0]]['total'])} s the first time; "
         f"umap-learn and gudhi took {times:.1f} times as long, {first_times:.1f} times the first "
         "time ([file](benchmarks/results/rank_50000x128_avx2.json))."

@@ -1,5 +1,6 @@
 """The selection: against a plain greedy, by hand, degenerate sets, and the laws of a greedy."""
 
+import functools
 import itertools
 
 import equinox as eqx
@@ -263,6 +264,18 @@ def test_beta_is_the_largest_that_the_tolerance_allows(digits_manifold, toleranc
     assert float(tp.choose_beta(moved, fuzzy_set, scores, **given)) == allowed[0]
 
 
+def test_beta_of_known_points_and_traced_scores(digits_manifold):
+    points, labels, fuzzy_set, scores = digits_manifold
+
+    def find(scores, tolerance):
+        given = {"strata": labels, "tolerance": tolerance, "betas": [9.0, 0.1]}
+        return tp.choose_beta(points, fuzzy_set, scores, **given)
+
+    for tolerance in (0.0, 0.5, 100.0):
+        traced = jax.jit(functools.partial(find, tolerance=tolerance))(jnp.asarray(scores))
+        assert float(traced) == float(find(scores, tolerance))
+
+
 def test_beta_is_measured_on_a_sample_of_many(monkeypatch, digits_manifold):
     points, labels, fuzzy_set, scores = digits_manifold
     monkeypatch.setattr(_beta, "_SAMPLES", 599)
@@ -308,6 +321,7 @@ def test_disagreement_is_that_of_the_nearest_neighbor_classifier(digits, monkeyp
     points, labels = digits[0][:700], digits[1][:700].astype(np.int32)
     kept, looked_at = np.arange(3, 700, 9).astype(np.int32), np.arange(0, 699, 2).astype(np.int32)
     monkeypatch.setattr(_beta, "_TILE_NUMBERS", numbers)
+    monkeypatch.setattr(_beta, "_LEAST_ROWS", 4)
     given = map(jnp.asarray, (points, labels, kept, looked_at))
     count = _beta._disagreement.__wrapped__(*given)
     classifier = KNeighborsClassifier(n_neighbors=1).fit(points[kept], labels[kept])

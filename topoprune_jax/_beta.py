@@ -25,6 +25,7 @@ RATIO = 0.9
 _SAMPLES = 10_000
 _ROUNDING = 0.01  # of a product of a count and a float32; counts are whole numbers
 _TILE_NUMBERS = 1 << 19  # similarities of samples and kept samples at a time: 2 MiB
+_LEAST_ROWS = 128  # samples at a time at least, or the kept ones are read too often
 
 
 def choose_beta(
@@ -169,7 +170,8 @@ def beta_and_picks(
             kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
         else:
             greedy = begun_by_strata(edges, fuzzy_set, scores, ratio, strata=codes, beta=beta)
-            begun[beta] = greedy
+            if not checks.is_traced(beta):
+                begun[beta] = greedy
             kept = greedy.order[: kept_count(n, ratio)]
         return _disagreement(*_within_reach(points, codes, kept, looked_at))
 
@@ -217,7 +219,7 @@ def _disagreement(
     centers = points[kept]
     half = 0.5 * jnp.sum(centers * centers, axis=1)[:, None]
     last = looked_at.shape[0]
-    rows = max(1, min(last, _TILE_NUMBERS // kept.shape[0]))
+    rows = min(last, max(_LEAST_ROWS, _TILE_NUMBERS // kept.shape[0]))
     places = jnp.arange(-(-last // rows) * rows, dtype=jnp.int32).reshape(-1, rows)
 
     def differing(places: Int[Array, " rows"]) -> Array:

@@ -32,6 +32,16 @@ _ROUNDS_PER_CALL = 256
 _GAIN_BITS = 30  # of the largest gain, in the units of a greedy in rounds
 
 
+class Edges(eqx.Module):
+    indices: Int[Array, "n k"]
+    memberships: Float[Array, "n k"]
+    offsets: Int[Array, " n+1"]
+    reverse_indices: Int[Array, " e"]
+    reverse_memberships: Float[Array, " e"]
+    reverse_rows: Int[Array, " e"]
+    most: Int[Array, ""]  # reverse edges of a point
+
+
 class _Greedy(eqx.Module):
     """State of the lazy greedy. The last of the `levels` bounds the gain of each sample, -inf once
     picked; each level before it holds the maxima of the last axis of the next. `gain` is that of a
@@ -82,7 +92,7 @@ def greedy_coverage(
 class Begun(NamedTuple):
     """A greedy that has made some of its picks."""
 
-    edges: "Edges"
+    edges: Edges
     weights: Float[Array, " n"]
     state: _Greedy
 
@@ -92,7 +102,7 @@ class Begun(NamedTuple):
         return _order(self.state.gain)
 
 
-def begin(edges: "Edges", weights: Float[Array, " n"], n_picks: int) -> Begun:
+def begin(edges: Edges, weights: Float[Array, " n"], n_picks: int) -> Begun:
     """The first picks, in one piece."""
     state = _start(edges, weights)
     return Begun(edges, weights, _pick(edges, weights, state, np.int32(n_picks)))
@@ -106,7 +116,7 @@ def finish(begun: Begun, *, progress: Progress | None = None) -> Int[Array, " n"
 
 
 def _picked(
-    edges: "Edges",
+    edges: Edges,
     weights: Float[Array, " n"],
     states: tuple[_Greedy, ...],
     sizes: list[int],
@@ -165,16 +175,6 @@ def _levels(bounds: Float[Array, "..."]) -> tuple[Float[Array, "..."], ...]:
     while len(levels) < bounds.ndim:
         levels = (jnp.max(levels[0], axis=-1), *levels)
     return levels
-
-
-class Edges(eqx.Module):
-    indices: Int[Array, "n k"]
-    memberships: Float[Array, "n k"]
-    offsets: Int[Array, " n+1"]
-    reverse_indices: Int[Array, " e"]
-    reverse_memberships: Float[Array, " e"]
-    reverse_rows: Int[Array, " e"]
-    most: Int[Array, ""]  # reverse edges of a point
 
 
 @jax.jit

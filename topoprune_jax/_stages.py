@@ -430,7 +430,8 @@ def _of_beta(p: Problem, platform: str) -> Stage:
         streamed=once.streamed + 3.0 * _NUMBER * p.n * p.d,
     )
     work = Work(*(_BETAS * amount for amount in once))
-    held = max(_greedy_numbers(p), (p.n + picks) * (p.d + 1.0) + 4 * p.n + _beta._TILE_NUMBERS)
+    tile = max(_beta._TILE_NUMBERS, _beta._LEAST_ROWS * picks)
+    held = max(_greedy_numbers(p), (p.n + picks) * (p.d + 1.0) + 4 * p.n + tile)
     return _stage("beta", held, 0.0, work)
 
 
