@@ -24,6 +24,7 @@ from topoprune_jax import (
     _graph_exact,
     _lanes,
     _memory,
+    _rank,
     _score,
     _steps,
 )
@@ -403,3 +404,11 @@ def test_rank_is_the_same_whether_watched_or_not(digits, threads_of, kind):
     own, other = seen
     assert own == here()
     assert (other == here()) == (kind == "embedding")
+
+
+def test_nothing_is_beside_the_stages_of_very_many_samples(digits, threads_of, monkeypatch):
+    monkeypatch.setattr(_rank, "_BESIDE_UP_TO", 299)
+    seen = threads_of(_embedding, "_finish")
+    for n in (299, 300):
+        tp.rank(digits[0][:n], 0.9, embedding=tp.EmbeddingOptions(n_epochs=1))
+    assert [name == here() for name in seen] == [False, True]

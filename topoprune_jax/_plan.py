@@ -155,8 +155,8 @@ def plan(
     that earlier stages left. Each count is a small multiple of n k, n m or n d, plus one tile;
     nothing is n x n. On a CPU a fixed amount is added for the compiler and its programs. What the
     caller holds already, the features themselves, is not counted. Stages are planned one after the
-    other, as they come where `progress` watches; where nobody does, the later ones have the
-    embedding's memory besides and all of them end sooner.
+    other, as they come where `progress` watches; where nobody does, those after the manifold have
+    the embedding's memory besides, for up to 200,000 samples, and all of them end sooner.
 
     Seconds are the counted work of every stage, namely arithmetic of matrix products, bytes from
     and to memory, operations within the cache and steps that wait for one another, divided by the

@@ -51,6 +51,7 @@ from ._types import Array, ArrayInput, Key, Progress
 
 _DEFAULT_SEED = 0
 _BETA_WITH_LABELS = -1.0
+_BESIDE_UP_TO = 200_000  # samples, whose pieces of an embedding take less than a second
 # Enough for the scores: what further rounds still turn are nearly equal eigenvectors.
 _ROUNDS, _TOLERANCE = 12, 0.01
 
@@ -185,9 +186,9 @@ def rank(
       of a single device with `neighbors="exact"`, which `"auto"` is there; but beyond 50,000
       samples (of a class, with labels) a single CPU seeks the patches by blocks, a mesh exactly.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
-      On a CPU a call without it, and without `checkpoint`, finds the embedding and the strata
-      beside the other stages, in less time and with the embedding's memory besides; the bits are
-      the same.
+      On a CPU a call without it, and without `checkpoint`, finds the embedding and the strata of
+      up to 200,000 samples beside the other stages, in less time and with the embedding's memory
+      besides; the bits are the same.
       Not called while JAX traces.
     - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
       the same bits on the same machine.
@@ -406,7 +407,7 @@ def _stages(
         return run.once("strata", lambda: run.step("strata", cluster))
 
     # Where patches lie in the spectral manifold the embedding is of no other use.
-    is_apart = coordinates is not None and mesh is None
+    is_apart = coordinates is not None and mesh is None and points.shape[0] <= _BESIDE_UP_TO
     near = jax.tree.leaves((points, fuzzy_set, start, coordinates)) if is_apart else ()
     with beside(run, near) as side:
         found_strata = side(find_strata, waits_for_need=True) if codes is None else None
