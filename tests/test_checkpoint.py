@@ -493,6 +493,28 @@ def test_ctrl_c_ends_a_wait_while_the_device_goes_on():
     jax.block_until_ready(result)  # so that no other test waits for it
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_does_not_wait_for_what_is_beside(monkeypatch):
+    monkeypatch.setattr(_lanes, "_MOST", 2)
+    monkeypatch.setattr(_lanes, "cores", lambda: 2)
+    goes_on, ended = threading.Event(), threading.Event()
+
+    def work(run):
+        os.kill(os.getpid(), signal.SIGINT)  # which the main thread hears
+        goes_on.wait(60)
+        ended.set()
+
+    def needed():
+        with _steps.beside(_steps.Run(), (jnp.zeros(1),)) as side:
+            side(work)()
+
+    with pytest.raises(KeyboardInterrupt):
+        needed()
+    assert not ended.is_set()
+    goes_on.set()
+    assert ended.wait(60)
+
+
 def test_a_wait_passes_errors_and_tracers_on():
     assert jax.jit(lambda x: _steps.wait((x, 2))[0] + 1)(1) == 2
     assert _steps.wait({"a": jnp.ones(2), "b": None})["b"] is None

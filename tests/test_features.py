@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from topoprune_jax import _features
+from topoprune_jax import _checks, _features
 from topoprune_jax._features import as_parts, known_shape, traced_unit_rows, unit_rows
 
 
@@ -194,3 +194,19 @@ def test_slabs_beside_each_other_are_the_whole(rng, monkeypatch, count):
     features[[950, 400, 130]] = np.nan
     with pytest.raises(ValueError, match="row 130"):
         unit_rows(features, **several)
+
+
+@pytest.mark.parametrize("most", [0, 1 << 26])
+def test_what_is_not_finite_is_found_by_numpy_and_by_a_program(monkeypatch, most):
+    """The program is for what is large or on an accelerator."""
+    programs, look = [], _checks._all_finite
+    monkeypatch.setattr(_checks, "_FEW_BYTES_HERE", most)
+    monkeypatch.setattr(_checks, "_all_finite", lambda x: programs.append(x.shape) or look(x))
+    values = np.ones((20, 3), np.float32)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.int32):
+        _checks.check_finite(jnp.asarray(values, dtype), name="x")
+    values[7, 1] = np.inf
+    for dtype in (jnp.float32, jnp.bfloat16):
+        with pytest.raises(ValueError, match=r"`x` must be finite; got .* first in row 7"):
+            _checks.check_finite(jnp.asarray(values, dtype), name="x")
+    assert len(programs) == (0 if most else 4)

@@ -277,7 +277,7 @@ def test_rejects_bad_graphs(rng):
 
 
 @pytest.mark.parametrize(("size", "highest"), [(1, 0), (2, 5), (3000, 40), (70_000, 1 << 20)])
-def test_reverse_edges_are_instable_order(size, highest):
+def test_reverse_edges_are_in_stable_order(size, highest):
     # With 17 bits for the position, 21 bits of value take two digits.
     values = np.random.default_rng(0).integers(0, highest + 1, size).astype(np.int32)
     order = stable_order(jnp.asarray(values), highest)

@@ -328,14 +328,19 @@ def test_nothing_is_beside_a_run_that_is_watched_or_kept(tmp_path, monkeypatch):
     assert thread_beside() == own
 
 
-def test_work_goes_on_where_no_thread_for_it_can_start(monkeypatch):
-    assert len(Lanes((jnp.zeros(1),))) == N_LANES  # these are there
+@pytest.mark.parametrize("lanes_are_there", [False, True])
+def test_work_goes_on_where_no_thread_can_start(monkeypatch, lanes_are_there):
+    threads = functools.cache(_lanes._threads.__wrapped__)
+    monkeypatch.setattr(_lanes, "_threads", threads)
+    if lanes_are_there:
+        assert len(Lanes((jnp.zeros(1),))) == N_LANES
 
     def refuse(*_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert thread_beside() == here()
+    assert len(Lanes((jnp.zeros(1),))) == (N_LANES if lanes_are_there else 1)
 
 
 def test_without_a_thread_work_is_done_at_once_or_when_it_is_needed():

@@ -35,8 +35,7 @@ class Lanes:
         arrays = [array for array in near if array is not None]
         apart = arrays and not _is_in_lane() and _are_on_one_cpu(arrays)
         self._threads = _threads(lanes_on("cpu")) if apart else ()
-        # JAX's options may be set for a thread alone.
-        if any(thread.submit(_options).result() != _options() for thread in self._threads):
+        if not _are_alike(self._threads):
             self._threads = ()
 
     def __len__(self) -> int:
@@ -61,11 +60,7 @@ def lane_beside(near: Sequence[Array | None] = ()) -> Iterator[ThreadPoolExecuto
         return
     thread = ThreadPoolExecutor(1, thread_name_prefix=f"{_NAME}-beside")
     try:
-        try:
-            alike = thread.submit(_options).result() == _options()
-        except RuntimeError:  # no thread can start
-            alike = False
-        yield thread if alike else None
+        yield thread if _are_alike((thread,)) else None
     finally:
         thread.shutdown(wait=False, cancel_futures=True)
 
@@ -98,6 +93,15 @@ def _threads(count: int) -> tuple[ThreadPoolExecutor, ...]:
 
 def _is_in_lane() -> bool:
     return threading.current_thread().name.startswith(_NAME)
+
+
+def _are_alike(threads: Sequence[ThreadPoolExecutor]) -> bool:
+    """Whether they can start, and have the options of this one: JAX's may be set for a thread
+    alone."""
+    try:
+        return all(thread.submit(_options).result() == _options() for thread in threads)
+    except RuntimeError:  # the system has no more threads
+        return False
 
 
 def _options() -> Any:

@@ -137,7 +137,7 @@ def kept_by_strata(
     """What `select` keeps without labels, found without ordering the others."""
     n = fuzzy_set.n_points
     m = kept_count(n, ratio)
-    weights = weights_by_strata(fuzzy_set, scores, strata, beta)
+    weights = _weights_by_strata(fuzzy_set, scores, strata, beta)
     return greedy_coverage(fuzzy_set, weights, jnp.zeros(n, jnp.int32), n_picks=m)[:m]
 
 
@@ -151,11 +151,11 @@ def begun_by_strata(
     beta,
 ) -> Begun:
     """The greedy of `select` without labels on a CPU, of which what is kept is picked."""
-    weights = weights_by_strata(fuzzy_set, scores, strata, beta)
+    weights = _weights_by_strata(fuzzy_set, scores, strata, beta)
     return begin(edges, weights, kept_count(fuzzy_set.n_points, ratio))
 
 
-def weights_by_strata(
+def _weights_by_strata(
     fuzzy_set: FuzzySimplicialSet, scores: ArrayInput, strata: ArrayInput, beta
 ) -> Float[Array, " n"]:
     n = fuzzy_set.n_points
