@@ -106,18 +106,27 @@ def selection_spread(runs):
     return f"{100 * statistics.mean(spreads):.1f}" if spreads else ""
 
 
-def seen_by(runs, features):
-    """Runs that used these features, or none."""
-    return [run for run in runs if run["settings"]["features"] in (features, None)]
+def seen_by(runs, features, noise=None):
+    """Runs that used these features, with this noise if any is given, or none."""
+    return [
+        run
+        for run in runs
+        if run["settings"]["features"] is None
+        or (
+            run["settings"]["features"] == features
+            and noise in (None, run["settings"].get("noise", 0.0))
+        )
+    ]
 
 
 def accuracy(runs):
-    """A table for every data set, network, set of features and ratio."""
+    """A table for every data set, network, set of features, noise on them and ratio."""
     parts = []
     for (_, network, ratio), several in groups(runs, "images", "network", "ratio").items():
-        sources = {run["settings"]["features"] for run in several} - {None}
-        for source in sorted(sources):
-            own = groups(seen_by(several, source), "method")
+        settings = [run["settings"] for run in several if run["settings"]["features"]]
+        sources = {(run["features"], run.get("noise", 0.0)) for run in settings}
+        for source, noise in sorted(sources):
+            own = groups(seen_by(several, source, noise), "method")
             rows = []
             for (method,), made in own.items():
                 of = made[0].get("of") or METHODS[method]
@@ -140,7 +149,8 @@ def accuracy(runs):
                         ],
                     )
                 )
-            head = f"#### {network}, features of {source}, {100 * ratio:g} % removed"
+            beside = f" with noise {noise:g}" if noise else ""
+            head = f"#### {network}, features of {source}{beside}, {100 * ratio:g} % removed"
             header = ["method", "labels", "last", "best", "to random of its kind, paired"]
             header += ["std over selections", "kept sets", "runs", "selection, s"]
             parts.append(f"{head}\n\n{table(header, [row for _, row in sorted(rows)])}")

@@ -15,6 +15,7 @@ teaches more where the features are noisy.
 - `imbalance`: class sizes fall by a factor of 50.
 - `coarse`: classes merged into a few, `--superclasses`, so that each is of several kinds; unless
   given, the vehicles and the animals of CIFAR-10.
+  With `--noises` the features of these three are noisy besides, as in `deciding`.
 - `homology`: Wasserstein distance of H1 diagrams between subsamples of the kept set and of the
   whole, in feature space (mean over subsamples; Chazal et al. 2015).
 
@@ -56,6 +57,7 @@ from topoprune_jax import kept_count, vietoris_rips, wasserstein_distance
 from topoprune_jax._provenance import provenance
 
 NOISES = [0.05, 0.1, 0.25, 0.5, 1.0]
+_DECIDING = [0.25, 0.5, 1.0]
 _VEHICLE_OR_ANIMAL = [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]
 _SUBSAMPLE, _N_SUBSAMPLES = 256, 10
 
@@ -146,7 +148,7 @@ def homology(arguments, records, how):
         print(name, source, means, flush=True)
 
 
-def trained(arguments, records, command, several, change=None, noise=False):
+def trained(arguments, records, command, several, change=None):
     """Trains the cases whose data are changed in one way, one network's features at a time."""
     experiment = None
     for source in arguments.features:
@@ -157,7 +159,7 @@ def trained(arguments, records, command, several, change=None, noise=False):
             experiment = Experiment(images, Trainer, BUDGETS[arguments.full], records, command)
         own = [case for case in several if case.features == features.name]
         for draw in sorted({(case.noise, case.selection_seed) for case in own}):
-            given = {features.name: noisy(features, *draw) if noise else features}
+            given = {features.name: noisy(features, *draw)}
             drawn = [case for case in own if (case.noise, case.selection_seed) == draw]
             run_all(experiment, drawn, given)
 
@@ -168,7 +170,7 @@ def main():
     parser.add_argument("test", choices=tests)
     add_common_arguments(parser)
     parser.add_argument("--ratio", type=checked_ratio, default=0.9)
-    parser.add_argument("--noises", nargs="+", type=float, default=[0.25, 0.5, 1.0])
+    parser.add_argument("--noises", nargs="+", type=float)
     parser.add_argument("--superclasses", nargs="+", type=int, default=_VEHICLE_OR_ANIMAL)
     parser.set_defaults(features=["netA", "netB"])
     arguments = parser.parse_args()
@@ -191,11 +193,10 @@ def main():
         arguments.training_seeds,
         evaluated_on=arguments.evaluate,
     )
+    noises = arguments.noises or (_DECIDING if arguments.test == "deciding" else [0.0])
+    several = [dataclasses.replace(case, noise=sigma) for sigma in noises for case in several]
     if arguments.test == "deciding":
-        several = [
-            dataclasses.replace(case, noise=sigma) for sigma in arguments.noises for case in several
-        ]
-        trained(arguments, records, command, several, noise=True)
+        trained(arguments, records, command, several)
     elif arguments.test == "transfer":
         if set(arguments.features) - set(ARCHITECTURES):
             sys.exit(
