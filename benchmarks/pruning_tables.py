@@ -18,13 +18,14 @@ RESULTS = HERE / "results"
 BASE = {True: "class-balanced random", False: "random"}
 OURS = (
     "topoprune",
+    "topoprune, features",
     "topoprune, label-free",
     "topoprune, discriminant coordinates",
     "topoprune, discriminant features",
 )
-_OTHERS = ("discriminant margin", "herding", "topoprune")
+_OTHERS = ("discriminant margin", "herding", "topoprune, features")
 _FRESH = {  # the first draw on which nothing of a method was chosen, as a selection seed
-    "topoprune": 1,
+    "topoprune, features": 1,
     "topoprune, discriminant coordinates": 1,
     "topoprune, discriminant features": 2,
     "topoprune, power 4, discriminant coordinates": 1,
@@ -32,12 +33,17 @@ _FRESH = {  # the first draw on which nothing of a method was chosen, as a selec
 }
 
 
-def shown(method, data, name):
+def shown(method, data, name, noise=0.0):
     """What the runs of a method on some data are called in the tables of a file. They were made
     when `rank` had the power 4 unless asked for another one, which it still chooses for the small
     classes of banking77, and many when that could be as high for small classes as for large ones,
-    which those of CIFAR-10 are, unless of 1:50."""
+    which those of CIFAR-10 are, unless of 1:50; and when it compared samples in the features
+    however noisy these are."""
+    if method == "topoprune, chosen space":
+        return "topoprune"
     plain, chosen, bounded = method.partition(", chosen power")
+    if chosen and plain == "topoprune" and noise:
+        return "topoprune, features"
     small = data == "banking77_minilm"
     if chosen and not bounded and (small or (name, plain) == ("imbalance", "topoprune")):
         return f"{plain}, power not bounded"
@@ -61,7 +67,8 @@ def read(name):
     for run in runs:
         run["of"] = METHODS[run["settings"]["method"]]
         data = run["settings"].get("images", "")
-        run["settings"]["method"] = shown(run["of"].name, data, name)
+        noise = run["settings"].get("noise", 0.0)
+        run["settings"]["method"] = shown(run["of"].name, data, name, noise)
     return runs
 
 
@@ -252,7 +259,10 @@ def pairs(runs):
     draws = sorted({place[0] for _, place in made})
     rows = []
     for ours in dict.fromkeys((*OURS, *_FRESH)):
-        for since in dict.fromkeys((draws[0], _FRESH.get(ours, draws[0]))):
+        if not any(method == ours for method, _ in made):
+            continue
+        fresh = max(draws[0], _FRESH.get(ours, draws[0]))
+        for since in dict.fromkeys((draws[0], fresh)):
             own = {place[0] for method, place in made if method == ours}
             several = [draw + 1 for draw in sorted(own) if draw >= since]
             row = [ours, f"{several[0]} to {several[-1]}"]
@@ -264,6 +274,8 @@ def pairs(runs):
                 ]
                 row.append(_mean_and_error(found) if other != ours else "")
             rows.append(row)
+    if not rows:
+        return "Not measured."
     return table(["method", "draws", *(f"to {other}" for other in _OTHERS)], rows)
 
 
@@ -379,6 +391,8 @@ TABLES = {
     "deciding test, third draw": ("deciding", partial(one_draw, 2)),
     "deciding test, fourth draw": ("deciding", partial(one_draw, 3)),
     "deciding test, in pairs": ("deciding", pairs),
+    "deciding test, test images": ("deciding_test", deciding),
+    "deciding test, test images, in pairs": ("deciding_test", pairs),
     "transfer": ("accuracy_validation", transfer),
     "label noise": ("label_noise", accuracy),
     "imbalance": ("imbalance", accuracy),

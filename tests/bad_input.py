@@ -198,12 +198,12 @@ OTHERS = {
     "space unknown": (
         lambda: tp.rank(GOOD, 0.5, labels=SCORES, space="classes"),
         "ValueError",
-        "`space` must be one of 'features', 'discriminant_features', .*; got 'classes'",
+        "`space` must be one of 'auto', 'features', .*; got 'classes'",
     ),
     "space number": (
         lambda: tp.plan(9, 2, space=3),
         "ValueError",
-        "`space` must be one of 'features', .*; got int",
+        "`space` must be one of 'auto', 'features', .*; got int",
     ),
     "space without labels": (
         lambda: tp.rank(GOOD, 0.5, space="discriminant_features"),
@@ -221,17 +221,6 @@ OTHERS = {
         )(np.arange(len(GOOD)) % 2),
         "TypeError",
         "`space='discriminant_features'` needs known values, .* got traced ones",
-    ),
-    "space on a mesh": (
-        lambda: tp.rank(
-            GOOD,
-            0.5,
-            labels=SCORES,
-            space="discriminant_features",
-            mesh=jax.make_mesh((1,), ("x",)),
-        ),
-        "ValueError",
-        "`space='discriminant_features'` is not divided among devices; got a mesh",
     ),
     "plan space of one class": (
         lambda: tp.plan(9, 2, classes=1, space="discriminant_coordinates"),

@@ -107,7 +107,7 @@ def test_every_selection_seed_of_the_deciding_test_has_noise_of_its_own(monkeypa
     monkeypatch.setattr(robustness, "run_all", kept)
     arguments = argparse.Namespace(features=["netA"], full=None)
     several = cases(["herding", "zcore"], ["netA"], [0.9], ["resnet-small"], [0, 1], [0], noise=0.5)
-    robustness.trained(arguments, None, "", several, noise=True)
+    robustness.trained(arguments, None, "", several)
     assert set(seen) == {(name, seed) for name in ("herding", "zcore") for seed in (0, 1)}
     for seed in (0, 1):
         np.testing.assert_array_equal(seen["herding", seed], data.noisy(clean, 0.5, seed).values)
@@ -242,15 +242,15 @@ def test_fuzzy_filtration_by_hand():
         assert found[i] == pytest.approx(minimum_spanning_tree(own).sum(), rel=1e-4)
 
 
+def run(images, method, features, last, noise=0.0):
+    settings = {"images": images, "method": method, "features": features, "ratio": 0.9}
+    settings |= {"network": "linear-probe", "training_seed": 0, "noise": noise}
+    outcome = {"last": last, "best": last, "kept": method, "selection_seconds": 1.0}
+    return {"settings": settings, "outcome": outcome}
+
+
 def test_tables_keep_data_sets_apart():
     """A random choice looks at no features, and is still of the data that it was made of."""
-
-    def run(images, method, features, last):
-        settings = {"images": images, "method": method, "features": features, "ratio": 0.9}
-        settings |= {"network": "linear-probe", "training_seed": 0}
-        outcome = {"last": last, "best": last, "kept": method, "selection_seconds": 1.0}
-        return {"settings": settings, "outcome": outcome}
-
     several = [("a", 0.5), ("b", 0.75)]
     runs = [run(x, "class-balanced random", None, last) for x, last in several]
     runs += [run(x, "herding", x, last + 0.125) for x, last in several]
@@ -283,6 +283,27 @@ def test_tables_keep_data_sets_apart():
 )
 def test_the_default_is_called_topoprune_in_the_tables(method, data, name, wanted):
     assert pruning_tables.shown(method, data, name) == wanted
+
+
+def test_the_default_of_noisy_features_has_chosen_its_space():
+    """Older runs compared samples in the features, however noisy these were."""
+    older, newer = "topoprune, chosen power", "topoprune, chosen space"
+    assert pruning_tables.shown(older, "cifar10", "deciding", 0.5) == "topoprune, features"
+    assert pruning_tables.shown(newer, "cifar10", "deciding", 0.5) == "topoprune"
+    assert pruning_tables.shown(newer, "cifar10", "accuracy_test", 0.0) == "topoprune"
+
+
+def test_noisy_features_have_tables_of_their_own():
+    """With the runs of what looks at no features in both."""
+    several = [(0.0, 0.5), (0.5, 0.25)]
+    runs = [run("x", "class-balanced random", None, 0.125)]
+    runs += [run("x", "herding", "a", last, noise) for noise, last in several]
+    tables = pruning_tables.accuracy(runs).split("####")[1:]
+    titles = [text.split(",")[1] for text in tables]
+    assert titles == [" features of a", " features of a with noise 0.5"]
+    for (_, last), text in zip(several, tables, strict=True):
+        assert f"| herding | yes | {100 * last:.1f} |" in text
+        assert "| class-balanced random | yes | 12.5 |" in text
 
 
 @pytest.mark.slow

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import two_processes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from scipy.spatial.distance import pdist
 from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax import (
+    _axes,
+    _discriminant,
     _embedding_forces,
     _features,
     _graph,
@@ -26,6 +29,7 @@ from topoprune_jax import (
     _spectral,
 )
 from topoprune_jax._mesh import check_mesh
+from topoprune_jax._ring import on_host
 
 N = two_processes.N  # not divisible by 8
 
@@ -165,7 +169,7 @@ def test_long_work_goes_in_several_calls(points, monkeypatch):
 
 
 def test_the_guess_of_many_points_is_that_of_one_device(points, monkeypatch):
-    monkeypatch.setattr(_spectral, "_SAMPLE", 128)
+    monkeypatch.setattr(_axes, "SAMPLE", 128)
     plain, _ = _features.unit_rows(points, normalize=False, progress=None)
     key = jax.random.key(0)
     expected = _spectral.principal_guess(plain, 2, key=key)
@@ -173,6 +177,28 @@ def test_the_guess_of_many_points_is_that_of_one_device(points, monkeypatch):
     exact = tp.principal_components(plain, 2, key=key)
     for axis in range(2):
         assert abs(np.corrcoef(exact[:, axis], expected[:, axis])[0, 1]) > 0.99
+
+
+@pytest.mark.parametrize("space", ["discriminant_coordinates", "discriminant_features"])
+def test_the_coordinates_of_a_mesh_are_those_of_one_device(points, space, monkeypatch):
+    """Of all points, and of an even part of them; and about those of the public function."""
+    labels = jnp.asarray(two_processes.labels())
+    plain, _ = _features.unit_rows(points, normalize=False, progress=None)
+    shares = divided(points, 8)
+    public = getattr(tp, space)(plain, labels, normalize=False)
+    for most in (1024, 128):
+        monkeypatch.setattr(_axes, "SAMPLE", most)
+        assert _discriminant.space_for(shares, labels) == _discriminant.space_for(plain, labels)
+        expected = _discriminant.in_space(plain, labels, space)
+        found = _discriminant.in_space(shares, labels, space)
+        assert found.shape == expected.shape
+        assert not np.asarray(found.values).reshape(8, -1, found.shape[1])[:, found.share :].any()
+        assert_same(on_host(found), expected)
+        apart = [pdist(np.asarray(z)) for z in (expected, public)]
+        if most > N:
+            np.testing.assert_allclose(*apart, rtol=1e-3)
+        else:
+            assert np.corrcoef(*apart)[0, 1] > 0.98
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 import topoprune_jax as tp
 from topoprune_jax import _coverage as coverage
-from topoprune_jax import _discriminant, _plan, _rank, _stages, cli
+from topoprune_jax import _discriminant, _noise, _plan, _rank, _stages, cli
 from topoprune_jax import _embedding_forces as forces
 from topoprune_jax import _embedding_runs as runs
 from topoprune_jax import _graph_exact as exact
@@ -333,6 +333,28 @@ def test_the_space_is_planned(steady):
     assert searches[0] < searches[1] < searches[2]
     reading = [plan.stages[0].seconds for plan in plans]
     assert reading[1] < reading[0] < reading[2]
+
+
+def test_that_noise_is_looked_for_is_planned(steady):
+    """With labels, in the time and the memory of an even sample."""
+    asked = {"n": 50_000, "d": 512}
+    assert tp.plan(**asked) == tp.plan(**asked, space="features")
+    plain, looking = (tp.plan(**asked, classes=10, space=space) for space in ("features", "auto"))
+    assert plain.stages[0].seconds < looking.stages[0].seconds
+    assert plain.stages[0].bytes <= looking.stages[0].bytes
+    assert plain.stages[1:] == looking.stages[1:]
+
+
+def test_bytes_of_the_noise():
+    """What XLA says of its program, and the features."""
+    d = 512
+    (points,) = arrays(("f", N, d))
+    program = functools.partial(_noise._share, n_queries=_noise.QUERIES)
+    memory = jax.jit(program).lower(points).compile().memory_analysis()
+    needed = held(points) + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    asked = problem(n=N, d=d, class_sizes=(N // 10,) * 10)._replace(judged=True)
+    stage = _stages.stages(asked, tile_bytes=1 << 20, platform="gpu")[0]
+    assert stage.work_bytes == pytest.approx(needed, rel=0.25)
 
 
 def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):

@@ -286,11 +286,40 @@ def test_samples_can_be_compared_in_discriminant_coordinates(digits, ranking, sp
     """The ranking of the function's result, here of shards."""
     x, y = digits
     asked = quick_rank([x[:700], x[700:]], 0.9, labels=y, space=space)
-    made = quick_rank(getattr(tp, space)(x, y), 0.9, labels=y, normalize=False)
+    coordinates = getattr(tp, space)(x, y)
+    made = quick_rank(coordinates, 0.9, labels=y, space="features", normalize=False)
     assert len(set(asked.kept.tolist()) & set(made.kept.tolist())) > 170  # ties that turn
     assert float(asked.agreement_power) == float(made.agreement_power)
     assert len(set(asked.kept.tolist()) ^ set(ranking.kept.tolist())) > 60
     assert asked.manifold.shape == ranking.manifold.shape
+
+
+def test_noisy_features_with_labels_are_ranked_in_discriminant_coordinates(digits, ranking):
+    """By default, and said in `result`; not without noise, labels, or samples enough."""
+    x, y = digits
+    noisy = x + 0.5 * x.std(axis=0) * np.random.default_rng(0).normal(size=x.shape)
+    found = quick_rank(noisy, 0.9, labels=y)
+    assert found.result == tp.RESULTS.features_noisy
+    asked = quick_rank(noisy, 0.9, labels=y, space="discriminant_coordinates")
+    assert asked.result == tp.RESULTS.successful
+    np.testing.assert_array_equal(found.order, asked.order)
+    assert ranking.result == tp.RESULTS.successful
+    np.testing.assert_array_equal(
+        ranking.order, quick_rank(x, 0.9, labels=y, space="features").order
+    )
+    assert quick_rank(noisy[:300], 0.9).result == tp.RESULTS.successful
+    few = quick_rank(noisy[:300], 0.9, labels=y[:300])
+    assert few.result == tp.RESULTS.successful
+
+
+@pytest.mark.slow
+def test_what_jax_traces_is_ranked_in_the_features(digits):
+    x, y = digits
+    noisy = x + 0.5 * x.std(axis=0) * np.random.default_rng(0).normal(size=x.shape)
+    traced = jax.jit(lambda x: quick_rank(x, 0.9, labels=y))(noisy)
+    assert traced.result == tp.RESULTS.successful
+    asked = quick_rank(noisy, 0.9, labels=y, space="features")
+    assert len(set(traced.kept.tolist()) & set(asked.kept.tolist())) > 170  # ties that turn
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from ._fuzzy import FuzzySimplicialSet as FuzzySimplicialSet
 from ._fuzzy import fuzzy_simplicial_set as fuzzy_simplicial_set
 from ._graph import NeighborGraph as NeighborGraph
 from ._graph import knn_graph as knn_graph
+from ._noise import noise_share as noise_share
 from ._persistence import diagram_from_generators as diagram_from_generators
 from ._persistence import rips_generators as rips_generators
 from ._persistence import vietoris_rips as vietoris_rips

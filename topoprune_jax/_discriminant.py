@@ -9,11 +9,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from . import _checks as checks
+from ._axes import along, changed, even_rows, evenly
 from ._distance import product, rescale, unit_rows
+from ._noise import noise_of
+from ._ring import Rows
 from ._types import Array, ArrayInput
 
+AUTO = "auto"
 FEATURES, BESIDE, ALONE = "features", "discriminant_features", "discriminant_coordinates"
-SPACES = (FEATURES, BESIDE, ALONE)
+SPACES = (AUTO, FEATURES, BESIDE, ALONE)
+_SHRINKAGE = 1e-3
+_NOISY = 0.125  # share of the variance from which `rank` takes features for noisy
+_SAMPLES_A_FEATURE = 10  # without which a discriminant finds differences that chance has made
 
 
 def check_space(space: str) -> None:
@@ -23,10 +30,27 @@ def check_space(space: str) -> None:
         checks.refuse(f"`space` must be one of {', '.join(map(repr, SPACES))}; got {got}.")
 
 
-def in_space(points: Array, codes: Int[Array, " n"], space: str) -> Array:
-    """Features, as far as they are scaled, with or in the coordinates that `space` names."""
-    make = discriminant_features if space == BESIDE else discriminant_coordinates
-    return make(points, codes, normalize=False)
+def space_for(points: Array | Rows, codes: Int[Array, " n"]) -> str:
+    """What "auto" means: discriminant coordinates where features are noisy, and where there are
+    samples enough to tell what separates the classes."""
+    n, d = points.shape
+    n_classes = int(np.asarray(codes).max()) + 1
+    if n_classes < 2 or n - n_classes < _SAMPLES_A_FEATURE * d:
+        return FEATURES
+    return ALONE if float(noise_of(points)) > _NOISY else FEATURES
+
+
+def in_space(points: Array | Rows, codes: Int[Array, " n"], space: str) -> Array | Rows:
+    """Features, as far as they are scaled, with or in the coordinates that `space` names, where
+    they lie. Many points are looked at in the directions that an even sample of them tells."""
+    n, d = points.shape
+    n_classes = _classes_of(codes)
+    c = coordinates_of(d, n_classes)
+    sample, some = evenly(points), jnp.asarray(np.asarray(codes)[even_rows(n)])
+    center, axes, shares = _fitted(sample, some, _SHRINKAGE, c=c, n_classes=n_classes)
+    if space == ALONE:
+        return changed(points, along, center, axes)
+    return changed(points, _beside, center, axes * shares[1], shares[0])
 
 
 def coordinates_of(d: int, n_classes: int) -> int:
@@ -39,7 +63,7 @@ def discriminant_coordinates(
     labels: ArrayInput,
     *,
     n_components: int | None = None,
-    shrinkage: float = 1e-3,
+    shrinkage: float = _SHRINKAGE,
     normalize: bool = True,
 ) -> Float[Array, "n c"]:
     r"""The features in the linear combinations that tell the classes apart best.
@@ -99,7 +123,7 @@ def discriminant_features(
     *,
     weight: float = 1.0,
     n_components: int | None = None,
-    shrinkage: float = 1e-3,
+    shrinkage: float = _SHRINKAGE,
     normalize: bool = True,
 ) -> Float[Array, "n _"]:
     r"""The features with their `discriminant_coordinates` beside them, for a ranking with labels.
@@ -113,7 +137,8 @@ def discriminant_features(
     class still counts. `rank(features, ratio, labels=labels, space="discriminant_features")` ranks
     them, and does the same as
 
-        rank(discriminant_features(features, labels), ratio, labels=labels, normalize=False).
+        x = discriminant_features(features, labels)
+        rank(x, ratio, labels=labels, space="features", normalize=False).
 
     What they and `discriminant_coordinates` alone are worth on noisy features of two networks
     stands in the deciding test of benchmarks/README.md.
@@ -157,17 +182,22 @@ def _checked(features, labels, n_components, shrinkage) -> tuple[tuple[Any, ...]
             )
         c = checks.check_count(n_components, name="n_components", low=1, high=min(d, n - 1))
         return (points, codes, shrinkage), {"c": c, "n_classes": n}
+    n_classes = _classes_of(codes)
+    most = coordinates_of(d, n_classes)
+    hint = f"{n_classes} classes of {d} features have no more coordinates."
+    wanted = most if n_components is None else n_components
+    c = checks.check_count(wanted, name="n_components", low=1, high=most, hint=hint)
+    return (points, codes, shrinkage), {"c": c, "n_classes": n_classes}
+
+
+def _classes_of(codes: Int[Array, " n"]) -> int:
     n_classes = int(np.asarray(codes).max()) + 1
     if n_classes < 2:
         checks.refuse(
             "`labels` must hold two classes or more; got one. Without classes use the features "
             "themselves, or `principal_components`."
         )
-    most = coordinates_of(d, n_classes)
-    hint = f"{n_classes} classes of {d} features have no more coordinates."
-    wanted = most if n_components is None else n_components
-    c = checks.check_count(wanted, name="n_components", low=1, high=most, hint=hint)
-    return (points, codes, shrinkage), {"c": c, "n_classes": n_classes}
+    return n_classes
 
 
 @partial(jax.jit, static_argnames=("c", "n_classes", "normalize", "beside"))
@@ -183,30 +213,44 @@ def _made(
     beside: bool,
 ) -> Float[Array, "n _"]:
     """The coordinates, or the features with them: one program, which holds neither twice."""
-    sizes = {"c": c, "n_classes": n_classes, "normalize": normalize}
-    points, z, spread = _solved(points, codes, shrinkage, **sizes)
+    if normalize and points.shape[1] > 1:
+        points = unit_rows(points)
+    # No coordinate depends on the place or the scale of the features.
+    points, _ = rescale(points)
+    center, axes, spread = _directions(points, codes, shrinkage, c=c, n_classes=n_classes)
+    z = product(points - center[None, :], axes)
     if not beside:
         return z
     b = jnp.asarray(weight, points.dtype) / jnp.asarray(c**0.5, points.dtype)
-    scale = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1)), 1)
-    return jnp.concatenate([points / scale, b * z], axis=1)
+    return jnp.concatenate([points / _root(spread), b * z], axis=1)
 
 
-def _solved(
+@partial(jax.jit, static_argnames=("c", "n_classes"))
+def _fitted(points, codes, shrinkage, *, c: int, n_classes: int) -> tuple[Array, Array, Array]:
+    """What `along` takes, and what features and coordinates beside each other are multiplied by."""
+    center, axes, spread = _directions(points, codes, shrinkage, c=c, n_classes=n_classes)
+    return center, axes, jnp.stack([1 / _root(spread), jnp.asarray(c**-0.5, points.dtype)])
+
+
+def _beside(rows, center, axes, share) -> Float[Array, "m _"]:
+    # No quotient, which some programs make a product of.
+    return jnp.concatenate([rows * share, along(rows, center, axes)], axis=1)
+
+
+def _root(spread: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1)), 1)
+
+
+def _directions(
     points: Float[Array, "n d"],
     codes: Int[Array, " n"],
     shrinkage,
     *,
     c: int,
     n_classes: int,
-    normalize: bool,
-) -> tuple[Float[Array, "n d"], Float[Array, "n c"], Float[Array, ""]]:
-    """The features as they are compared, up to where they lie; their coordinates; and tr W."""
+) -> tuple[Float[Array, " d"], Float[Array, "d c"], Float[Array, ""]]:
+    """The mean of the class means, the axes of the coordinates, and tr W."""
     n, d = points.shape
-    if normalize and d > 1:
-        points = unit_rows(points)
-    # No coordinate depends on the place or the scale of the features.
-    points, _ = rescale(points)
     dtype = points.dtype
     size = jax.ops.segment_sum(jnp.ones(n, dtype), codes, n_classes)
     is_class = size > 0  # while JAX traces there may be fewer than n_classes
@@ -228,5 +272,4 @@ def _solved(
     apart = product(means - center[None, :], whitening)
     apart = jnp.where(is_class[:, None], apart, 0)
     directions = jnp.linalg.eigh(product(apart.T, apart))[1][:, ::-1][:, :c]
-    z = product(points - center[None, :], product(whitening, directions))
-    return points, z, spread * d
+    return center, product(whitening, directions), spread * d

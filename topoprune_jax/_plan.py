@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
-from ._discriminant import ALONE, FEATURES, check_space, coordinates_of
+from ._discriminant import ALONE, AUTO, FEATURES, check_space, coordinates_of
 from ._embedding_options import EmbeddingOptions, check_options, n_epochs_of
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
@@ -145,7 +145,7 @@ def plan(
     manifold: str = "spectral",
     patch_size: int = 64,
     beta: float | None = None,
-    space: str = FEATURES,
+    space: str = AUTO,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     device: Any = None,
 ) -> Plan:
@@ -170,7 +170,8 @@ def plan(
     - `classes`: with labels, the number of classes of equal size, or the size of each,
       `np.bincount(labels)`; a size of 0 is no class.
     - `n_neighbors`, `neighbors`, `manifold`, `patch_size`, `beta`, `space`, `embedding`: as for
-      `rank`; `"given"` stands for a `NeighborGraph` from elsewhere.
+      `rank`; `"given"` stands for a `NeighborGraph` from elsewhere, and `space="auto"`, with
+      `classes`, for features that turn out to have little noise. Noisy ones take less.
     - `device`: a JAX device, or the name of a platform such as `"cpu"`; that on which `rank` would
       run unless given.
 
@@ -191,7 +192,9 @@ def plan(
     """
     problem = _problem(n, d, classes, n_neighbors, neighbors, manifold, patch_size, beta, embedding)
     check_space(space)
-    if space != FEATURES:
+    if space == AUTO:
+        problem = problem._replace(judged=bool(problem.class_sizes))
+    elif space != FEATURES:
         if len(problem.class_sizes) < 2:
             checks.refuse(
                 f"`space={space!r}` needs two classes or more; got `classes` of "
@@ -312,6 +315,8 @@ def problem_of(
 def in_discriminant_space(problem: Problem, space: str, n_classes: int) -> Problem:
     """The problem with its samples in coordinates of so many classes, or with these beside the
     features."""
+    if space == AUTO:  # with the features, of which more is held
+        return problem._replace(judged=True)
     c = coordinates_of(problem.d, n_classes)
     return problem._replace(d=c if space == ALONE else problem.d + c, raw=problem.d)
 

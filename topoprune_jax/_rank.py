@@ -17,7 +17,7 @@ from ._beta import beta_and_picks
 from ._checkpoint import check_checkpoint, fingerprint
 from ._components import connected_components, count_of
 from ._coverage import Begun, finish
-from ._discriminant import FEATURES, check_space, in_space
+from ._discriminant import AUTO, FEATURES, check_space, in_space, space_for
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
@@ -100,7 +100,7 @@ def rank(
     patch_size: int = 64,
     beta: float | Array | None = None,
     agreement_power: float | None = None,
-    space: str = FEATURES,
+    space: str = AUTO,
     normalize: bool = True,
     embedding: EmbeddingOptions = EmbeddingOptions(),  # noqa: B008 (frozen)
     checkpoint: str | os.PathLike[str] | None = None,
@@ -110,7 +110,8 @@ def rank(
 ) -> Ranking:
     r"""Which samples to keep when a fraction `ratio` of them is REMOVED.
 
-    1. x_i = features of sample i, scaled to unit length.
+    1. x_i = features of sample i, scaled to unit length; with labels, if they are noisy
+       (`noise_share` above an eighth), their `discriminant_coordinates` from here on.
     2. mu = `fuzzy_simplicial_set(knn_graph(x))`: the manifold, globally.
     3. z = `spectral_embedding(mu, 16, by_component=True)`: coordinates of the manifold, without
        randomness.
@@ -169,11 +170,14 @@ def rank(
       Unless given, what `choose_agreement_power` finds in the data, 4 to 64. Above 4
       w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), so that unclear samples have an order too.
     - `space`: where samples are compared, with labels: `"features"`; in `discriminant_features`,
-      which are the features with the discriminant coordinates of the classes beside them; or in
+      which are the features with the discriminant coordinates of the classes beside them; in
       `discriminant_coordinates` alone, which are few and soon searched, but tell nothing of what
-      is different within a class. Either is better where the features are noisy, and worse
-      where labels are wrong (benchmarks/README.md). Not on a mesh, nor while JAX traces: there rank
-      what these functions return, with `normalize=False`.
+      is different within a class; or `"auto"`, which is these where `noise_share` of the features
+      is above an eighth and there are ten samples a feature, as `RESULTS.features_noisy` in
+      `result` says then, and `"features"` elsewhere, without labels and while JAX traces. On noisy
+      features the coordinates are better, on others they may be worse, as where labels are wrong
+      (benchmarks/README.md). Of more than 65,536 samples they are those of an even part. Not while
+      JAX traces: there rank what these functions return, with `normalize=False`.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
@@ -248,8 +252,10 @@ def rank(
         agreement_power = checks.check_number(agreement_power, name=name, low=0, hint=hint)
     check_options(embedding, name="embedding")
     check_space(space)
-    if space != FEATURES:
-        _check_discriminant(space, labels, mesh, traced)
+    if space == AUTO and (labels is None or traced):
+        space = FEATURES
+    if space not in (AUTO, FEATURES):
+        _check_discriminant(space, labels, traced)
     key = checks.check_key(jax.random.key(_DEFAULT_SEED) if key is None else key)
 
     def tiles(n: int, d: int, held: int) -> int:
@@ -269,6 +275,7 @@ def rank(
             patch_size,
             beta,
             agreement_power,
+            space,
             normalize,
         )
         given = {"features": features, "labels": labels, "options": (*sizes, embedding)}
@@ -299,8 +306,12 @@ def rank(
     codes = None if labels is None else checks.check_labels(labels, n)
     if space != FEATURES:
         assert codes is not None  # seen above
-        assert not isinstance(points, Rows)  # so is this
-        points = in_space(points, codes, space)
+        if space == AUTO:
+            space = space_for(points, codes)
+            if space != FEATURES:
+                result = RESULTS.features_noisy
+        if space != FEATURES:
+            points = in_space(points, codes, space)
     if isinstance(neighbors, NeighborGraph):
         _check_size(neighbors, n)
     else:
@@ -442,8 +453,8 @@ def _any_traced(features, labels, neighbors, beta, key) -> bool:
     return any(checks.is_traced(value) for value in (*shards, *graph, labels, beta, key))
 
 
-def _check_discriminant(space: str, labels: Any, mesh: Mesh | None, traced: bool) -> None:
-    """Raises unless there are classes to discriminate, in one place."""
+def _check_discriminant(space: str, labels: Any, traced: bool) -> None:
+    """Raises unless there are classes to discriminate."""
     if labels is None:
         checks.refuse(
             f"`space={space!r}` needs `labels`, whose classes its coordinates tell apart; got "
@@ -454,11 +465,6 @@ def _check_discriminant(space: str, labels: Any, mesh: Mesh | None, traced: bool
             f"`space={space!r}` needs known values, since it has a coordinate for every class but "
             f"one; got traced ones. Pass `{space}(features, labels, n_components=...)` for "
             "features, with normalize=False."
-        )
-    if mesh is not None:
-        checks.refuse(
-            f"`space={space!r}` is not divided among devices; got a mesh. Pass "
-            f"`{space}(features, labels)` for features, with normalize=False."
         )
 
 

@@ -28,3 +28,7 @@ class RESULTS(eqx.Enumeration):
         "Some features are NaN or infinite; those samples were taken for zeros. Remove or replace "
         "them."
     )
+    features_noisy = (
+        "The features are noisy, so samples were compared in discriminant coordinates of their "
+        'classes; `space="features"` compares them as they are.'
+    )

@@ -164,6 +164,19 @@ def tilewise(points: Rows, function: Callable[..., Array], *arrays: Array) -> Fl
     return jnp.asarray(result[: points.n_points])
 
 
+def mapped(points: Rows, function: Callable[..., Array], *arrays: Array) -> Rows:
+    """`function(rows, *arrays)` of some rows after the other, where these lie."""
+    specs = (SPLIT, *(WHOLE for _ in arrays)), SPLIT
+    options = {"each": function, "n": points.n_points, "share": points.share}
+    values = on_shares(points.mesh, _mapped, *specs, points.values, *arrays, **options)
+    return Rows(values, points.n_points, points.mesh)
+
+
+def _mapped(values: Array, *arrays: Array, each: Callable[..., Array], n: int, share: int) -> Array:
+    real = _position(values.shape[0], n, share)[:, None] < n
+    return jnp.where(real, _tilewise(values, *arrays, each=each), 0)
+
+
 def _tilewise(values: Array, *arrays: Array, each: Callable[..., Array]) -> Array:
     tiles = values.reshape(-1, ROWS, values.shape[1])
     return exact.flat(lax.map(lambda rows: each(rows, *arrays), tiles))

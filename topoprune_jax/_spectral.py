@@ -5,16 +5,16 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
 from . import _backend as backend
 from . import _checks as checks
+from ._axes import along_all, evenly
 from ._components import connected_components, count_of
 from ._distance import product, rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges, reverse_rows
-from ._ring import Rows, gather, tilewise
+from ._ring import Rows
 from ._subspace import Parts, Whole
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Key
@@ -29,8 +29,6 @@ _EDGES = 1 << 16  # that only one end lists, looked at in one go
 _BLOCKS_AT_ONCE = 64  # of them on an accelerator
 _LANES = 8  # numbers of a vector register: rows of so many are several times faster on a CPU
 _COLUMNS_AT_ONCE = 16  # of the listed neighbors
-_SAMPLE = 1 << 16  # points that the axes of `principal_guess` are fitted to
-_TILE = 1 << 8
 _APART = 8.0  # standard deviations of a component between the places of two, about
 
 
@@ -63,20 +61,13 @@ def principal_guess(
 ) -> Float[Array, "n c"]:
     """`principal_components`, where points are many along the axes of an even sample of them.
 
-    Each coordinate is a sum in the order of the features, so that its bits depend neither on how
-    many points are looked at in one go nor on where they lie.
+    On a CPU with bits that depend on nothing but the points, see `along`.
     """
-    n = points.shape[0]
-    divided = isinstance(points, Rows)
-    if n <= _SAMPLE:
-        every = gather(points, np.arange(n)) if divided else points
-        return principal_components(every, n_components, key=key)
-    step = -(-n // _SAMPLE)
-    sample = gather(points, np.arange(0, n, step)) if divided else points[::step]
+    sample = evenly(points)
+    if sample.shape[0] == points.shape[0]:
+        return principal_components(sample, n_components, key=key)
     center, axes = _principal_axes(sample, n_components, key=key)
-    if divided:
-        return tilewise(points, _along, center, axes)
-    return _along_all(points, center, axes)
+    return along_all(points, center, axes)
 
 
 @partial(jax.jit, static_argnames="n_components")
@@ -89,32 +80,6 @@ def _principal_axes(sample, n_components, *, key) -> tuple[Float[Array, " d"], F
     # the iteration has left of other axes.
     axes = product(centered.T, components)
     return center, axes / jnp.where(length > 0, length, 1)[None, :]
-
-
-def _along(
-    rows: Float[Array, "m d"], center: Float[Array, " d"], axes: Float[Array, "d c"]
-) -> Float[Array, "m c"]:
-    def in_order(rows):
-        return jnp.sum((rows - center[None, :])[:, None, :] * axes.T[None, :, :], axis=2)
-
-    def at_once(rows):
-        return product(rows - center[None, :], axes)
-
-    return lax.platform_dependent(rows, cpu=in_order, default=at_once)
-
-
-@jax.jit
-def _along_all(points, center, axes) -> Float[Array, "n c"]:
-    n = points.shape[0]
-
-    def tile(start):
-        return _along(lax.dynamic_slice_in_dim(points, start, _TILE), center, axes)
-
-    # The last tile reaches back over the one before it.
-    starts = jnp.minimum(jnp.arange(0, n, _TILE), n - _TILE)
-    found = lax.map(tile, starts)
-    before = found[:-1].reshape(-1, axes.shape[1])
-    return jnp.concatenate([before, found[-1][before.shape[0] - n :]])
 
 
 @partial(jax.jit, static_argnames="n_components")

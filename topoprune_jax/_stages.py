@@ -13,7 +13,9 @@ from . import _graph_approximate as approximate
 from . import _graph_boxes as boxes
 from . import _graph_exact as exact
 from . import _graph_wide as wide
+from ._axes import SAMPLE
 from ._graph import exact_patches_for, patches_by_blocks
+from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
@@ -36,7 +38,7 @@ _DISTANCE = 3.0  # times that the coordinates are moved for a center
 _EVALUATIONS, _FIRST_EVALUATIONS = 0.9, 2.4  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 57.0  # operations for a bound, with what it waits for memory
 # Of the coordinates of 20,000 x 768 features, which took .33 s where .35 are planned.
-_EIGENVECTORS = 30.0  # operations for d^3
+_EIGENVECTORS, _INVERSE = 30.0, 6.0  # operations for d^3
 # Of an accelerator, fitted to one H200 (benchmarks/results/scale.json) in the rates of `_speed`,
 # whose arrays are too small to bring one to its best.
 _HALVES = 3.15  # numbers for a feature in the wide search
@@ -67,6 +69,7 @@ class Problem(NamedTuple):
     n_epochs: int
     n_negatives: int
     raw: int = 0  # features that there were, where d are made of them; 0 where they are those
+    judged: bool = False  # whether their noise is estimated
 
     @property
     def n_features(self) -> int:
@@ -120,7 +123,7 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
     several.append(_of_selection(p, platform))
     if platform != "cpu":
         # What reads the features is the host's; the device holds the result.
-        if not p.raw:
+        if not (p.raw or p.judged):
             several[0] = several[0]._replace(work_bytes=several[0].kept_bytes)
         return [_abreast(stage, p) for stage in several]
     # The compiler and its programs are there from the first stage on.
@@ -169,17 +172,22 @@ def _stage(name: str, work: float, kept: float, amounts: Work) -> Stage:
 
 
 def _of_features(p: Problem, slab_bytes: int) -> Stage:
-    """Rows as float32, which JAX takes over, from slabs in float64; in discriminant coordinates
-    how far these are from the means of their classes as well, and a few d x d."""
-    rows, made = p.n * p.n_features, p.n * p.d
+    """Rows as float32, which JAX takes over, from slabs in float64; for their noise, or in
+    discriminant coordinates, also how far those of an even sample are from a mean, and a few
+    d x d."""
+    d = p.n_features
+    rows, made = p.n * d, p.n * p.d
     slab = min(2 * rows, slab_bytes // _NUMBER)
     work = Work(streamed=_READ * rows)
-    if not p.raw:
+    if not (p.raw or p.judged):
         return _stage("features", rows + 3.0 * slab, made, work)
-    square = float(p.raw) ** 2
-    work = work._replace(flops=2.0 * p.n * (square + p.raw * p.d) + _EIGENVECTORS * p.raw * square)
-    largest = max(rows + 3.0 * slab, 2.0 * rows + made + 3.0 * square)
-    return _stage("features", largest, made, work)
+    m, square = min(p.n, SAMPLE), float(d) ** 2
+    flops = 2.0 * m * square + (_EIGENVECTORS if p.raw else _INVERSE) * d * square
+    flops += 2.0 * d * (p.n * p.d if p.raw else m * QUERIES)
+    # How far each is from a mean, once more the other way round for the noise; the sample itself.
+    copies = (1.0 if p.raw else 2.0) + (m < p.n)
+    beside = rows + copies * m * d + (made if p.raw else AT_ONCE * m) + 3.0 * square
+    return _stage("features", max(rows + 3.0 * slab, beside), made, work._replace(flops=flops))
 
 
 def _of_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) -> Stage:

@@ -99,6 +99,7 @@ class InCoordinates:
         rows = np.flatnonzero(clear)
         options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "normalize": False}
         options |= {"agreement_power": self.agreement_power, "neighbors": "exact"}
+        options["space"] = "features"  # of these coordinates
         first = tp.rank(x[rows], ratio, labels=labels[rows], **options).order
         return Order(np.concatenate([rows[np.asarray(first)], np.flatnonzero(~clear)]))
 

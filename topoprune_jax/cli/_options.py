@@ -49,11 +49,14 @@ _OPTIONS = (
     ),
     click.option(
         "--space",
-        type=click.Choice(["features", "discriminant_features", "discriminant_coordinates"]),
-        default="features",
+        type=click.Choice(
+            ["auto", "features", "discriminant_features", "discriminant_coordinates"]
+        ),
+        default="auto",
         show_default=True,
-        help="Where samples are compared, with labels: for noisy features in discriminant "
-        "coordinates of the classes, beside the features or alone.",
+        help="Where samples are compared, with labels: in the features, or in discriminant "
+        "coordinates of the classes, beside the features or alone. auto takes the coordinates "
+        "where features are noisy.",
     ),
     click.option(
         "--beta",
