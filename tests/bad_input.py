@@ -222,6 +222,16 @@ OTHERS = {
         "TypeError",
         "`space='discriminant_features'` needs known values, .* got traced ones",
     ),
+    "noise of one sample": (
+        lambda: tp.noise_share([[1.0, 2.0]]),
+        "ValueError",
+        "`features` must have at least 2 rows; got shape \\(1, 2\\)",
+    ),
+    "noise of nan": (
+        lambda: tp.noise_share([[1.0, 2.0], [np.nan, 0.0]]),
+        "ValueError",
+        "`features` must be finite; got NaN or infinity, first in row 1",
+    ),
     "plan space of one class": (
         lambda: tp.plan(9, 2, classes=1, space="discriminant_coordinates"),
         "ValueError",

@@ -116,6 +116,7 @@ DISCRETE = {
         tp.discriminant_coordinates(x, np.arange(9) // 3)
     ),
     "discriminant_features": lambda x: jnp.abs(tp.discriminant_features(x, np.arange(9) // 3)),
+    "noise_share": tp.noise_share,
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 3, key=jax.random.key(0)),
     "select": lambda x: tp.select(_fuzzy_set(x), x[:, 0], 0.5).kept,
     "class_agreement": lambda x: tp.class_agreement(_fuzzy_set(x), np.arange(9) // 3),
