@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_graph import brute_force, clusters, taxi
+from tiers import tiers
 
 import topoprune_jax as tp
-from topoprune_jax import _graph_approximate
+from topoprune_jax import _graph_approximate, _graph_exact
 from topoprune_jax._graph_tree import leaves
 
 METHODS = ("projected", "blocks")
@@ -59,6 +60,45 @@ def check_graph(graph, points, metric="euclidean"):
     assert (rising >= 0).all()
     assert (tied[rising == 0] > 0).all()
     assert indices.shape == (n, k)
+
+
+@pytest.mark.parametrize("n", tiers([40, 700, 5000], [700]))
+def test_recall_by_counts(n, monkeypatch):
+    """Of neighbors of which some are missing and others stand in their places, against NumPy and
+    the search; also where the last block of points reaches back."""
+    monkeypatch.setattr(_graph_approximate, "_COUNTED", 256)
+    generator = np.random.default_rng(n)
+    points = generator.normal(size=(n, 6)).astype(np.float32)
+    k = 10
+    nearest = np.asarray(tp.knn_graph(points, n_neighbors=15).distances)
+    found = np.sort(np.where(generator.uniform(size=(n, k)) < 0.9, nearest[:, :k], nearest[:, -k:]))
+    table = _graph_exact.prepare(jnp.asarray(points), None, metric="euclidean", n_rows=n + -n % 256)
+    recall, is_told = _graph_approximate._recall_by_counts(table, jnp.asarray(found))
+    rows = np.asarray(_graph_approximate._some_rows(table))
+    rows = rows[rows < n]
+    assert is_told
+    true = (found[rows] <= nearest[rows, k - 1, None]).mean()
+    assert true < 0.97
+    assert true - 1e-6 < float(recall) < true + 1e-3  # rounding is taken for a hit
+    options = {"metric": "euclidean", "k": k, "block": 256, "by_class": False}
+    searched = _graph_approximate._recall(table, jnp.asarray(found), **options)
+    assert float(recall) == pytest.approx(float(searched), abs=1e-3)
+
+
+def test_counts_do_not_tell_of_tight_clusters(rng):
+    """There products round away what lies between neighbors, and the search has to look."""
+    points = 1e-4 * rng.normal(size=(600, 6)) + rng.normal(size=(3, 6))[np.arange(600) % 3]
+    points = jnp.asarray(points, jnp.float32)
+    graph = tp.knn_graph(points, n_neighbors=10)
+    table = _graph_exact.prepare(points, None, metric="euclidean", n_rows=600)
+    assert not _graph_approximate._recall_by_counts(table, graph.distances)[1]
+    found = _graph_approximate._recall_of_blocks(table, graph.distances, metric="euclidean", k=10)
+    assert float(found) == 1
+    copies = jnp.repeat(points[:40], 15, axis=0)  # of which ten are neighbors at distance 0
+    table = _graph_exact.prepare(copies, None, metric="euclidean", n_rows=600)
+    recall, is_told = _graph_approximate._recall_by_counts(table, jnp.zeros((600, 10)))
+    assert is_told
+    assert float(recall) == 1
 
 
 @pytest.mark.parametrize("method", METHODS)

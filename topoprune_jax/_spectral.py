@@ -267,13 +267,14 @@ def low_eigenvectors(
         # Maps the adjacency's spectrum in [-1, cut] into [-1, 1], and grows beyond it.
         middle, half = (cut - 1) / 2, (cut + 1) / 2
 
-        def term(_, pair):
+        def term(i, pair):
             before, now = pair
-            return now, 2 * (adjacency(now) - middle * now) / half - before
+            # The first one is not doubled. One program of the adjacency is enough for both.
+            times = jnp.where(i > 0, 2, 1).astype(dtype)
+            return now, times * (adjacency(now) - middle * now) / half - before
 
         x = jnp.pad(x, ((0, 0), (0, spare_columns)))
-        first = (adjacency(x) - middle * x) / half
-        return lax.fori_loop(1, degree, term, (x, first))[1][:, :width]
+        return lax.fori_loop(0, degree, term, (jnp.zeros_like(x), x))[1][:, :width]
 
     def quadratic_form(basis):
         moved = adjacency(jnp.pad(basis, ((0, 0), (0, spare_columns))))
@@ -283,21 +284,26 @@ def low_eigenvectors(
     rounding = 8 * jnp.finfo(dtype).eps if tolerance > 0 else -1.0
 
     def one_round(state):
-        i, basis, cut, before, _ = state
+        i, basis, _, cut, before, _ = state
         basis = inner.orthonormal(filtered(basis, inner.spread(cut)))
-        values = jnp.linalg.eigvalsh(quadratic_form(basis))
+        form = quadratic_form(basis)
+        values = jnp.linalg.eigvalsh(form)
         wanted = values[..., -min(n_components, width) :]
         # 1 - value is what matters: how slowly a wave along the manifold dies out.
         moved = jnp.abs(wanted - before) > tolerance * (1 - wanted) + rounding
         # The next round damps all below the least of the values that are sought.
-        return i + 1, basis, jnp.clip(values[..., 0], *_CUT_RANGE), wanted, moved.any()
+        cut = jnp.clip(values[..., 0], *_CUT_RANGE)
+        return i + 1, basis, form, cut, wanted, moved.any()
 
     unknown = jnp.full((*parts, min(n_components, width)), -jnp.inf, dtype)
     cut = jnp.full(parts, _FIRST_CUT, dtype)
-    start = inner.orthonormal(block), cut, unknown, jnp.ones((), bool)
+    form = jnp.zeros((*parts, width, width), dtype)
+    start = inner.orthonormal(block), form, cut, unknown, jnp.ones((), bool)
     start = varying_with((jnp.zeros((), jnp.int32), *start), degrees)
-    _, basis, *_ = lax.while_loop(lambda state: (state[0] < rounds) & state[4], one_round, start)
-    values, vectors = jnp.linalg.eigh(quadratic_form(basis))
+    _, basis, form, *_ = lax.while_loop(
+        lambda state: (state[0] < rounds) & state[-1], one_round, start
+    )
+    values, vectors = jnp.linalg.eigh(form)
     order = jnp.argsort(-values, axis=-1)[..., :n_components]
     start = inner.rotate(basis, jnp.take_along_axis(vectors, order[..., None, :], axis=-1))
     values = jnp.take_along_axis(values, order, axis=-1)
