@@ -141,6 +141,7 @@ def test_the_host_knows_no_jax():
 def test_importing_the_package_loads_nothing_heavy():
     heavy = [
         "flax",
+        "optax",
         "tensorflow_datasets",
         "tensorflow",
         "umap",

@@ -1,13 +1,12 @@
 """Topological optimization: moving points so that their persistence changes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from ._checks import (
@@ -20,6 +19,9 @@ from ._checks import (
 )
 from ._distance import norm
 from ._types import Array, ArrayInput, Key
+
+if TYPE_CHECKING:
+    import optax  # who calls has loaded it
 
 
 class TopologicalOptimization(eqx.Module):
@@ -44,7 +46,7 @@ def optimize_topology(
     loss: Callable[[Array], Array],
     *,
     steps: int,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     subset_size: int | None = None,
     n_subsets: int = 1,
     step_scale: ArrayInput | None = None,
@@ -101,6 +103,8 @@ def optimize_topology(
 
         ```
     """
+    import optax
+
     points = check_points(points)
     n = points.shape[0]
     steps = check_count(steps, name="steps", low=1)
