@@ -77,7 +77,7 @@ def test_edges_in_any_order_give_the_same_bits(points, accelerated, rng):
     """Those that only their other end lists, as if an accelerator added them in another order."""
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
     start = tp.principal_components(points, 2, key=jax.random.key(1))
-    layout = _embedding_forces.layout_of(fuzzy_set, start, jax.random.key(0))
+    layout = _embedding_forces.layout_of(fuzzy_set, fuzzy_set.degrees, start, jax.random.key(0))
     count = int(layout.offsets[-1])
     order = np.append(rng.permutation(count), np.arange(count, layout.reverse_rows.shape[0]))
 

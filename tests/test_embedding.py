@@ -79,8 +79,9 @@ def test_a_and_b_are_umap_learns(min_dist, spread):
 def test_attraction_by_hand():
     """One edge of weight 1: the force on either end is the gradient of log nu, toward the other."""
     graph = tp.NeighborGraph(jnp.asarray([[1], [0]]), jnp.ones((2, 1)))
+    fuzzy_set = tp.fuzzy_simplicial_set(graph)
     layout = _embedding_forces.layout_of(
-        tp.fuzzy_simplicial_set(graph), jnp.zeros((2, 2)), jax.random.key(0)
+        fuzzy_set, fuzzy_set.degrees, jnp.zeros((2, 2)), jax.random.key(0)
     )
     z = jnp.asarray([[0.0, 0.6], [0.0, 0.8]])
     a, b = 1.5, 0.9
@@ -97,7 +98,9 @@ def test_attraction_by_hand():
 def test_attraction_counts_every_edge_of_both_its_ends(rng):
     """The force equals a plain double sum over the edges, one-way edges included."""
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(rng.normal(size=(40, 3)), n_neighbors=4))
-    layout = _embedding_forces.layout_of(fuzzy_set, jnp.zeros((40, 2)), jax.random.key(0))
+    layout = _embedding_forces.layout_of(
+        fuzzy_set, fuzzy_set.degrees, jnp.zeros((40, 2)), jax.random.key(0)
+    )
     z = jnp.asarray(rng.normal(size=(2, 40)), jnp.float32)
     a, b = 1.5, 0.9
     i, j, mu = fuzzy_set.edges()
@@ -260,7 +263,9 @@ def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
     points = np.random.default_rng(0).normal(size=(n_points, 4)).astype(np.float32)
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=6))
     start = jnp.asarray(points[:, :2])
-    layout = _embedding_forces.layout_of.__wrapped__(fuzzy_set, start, jax.random.key(0))
+    layout = _embedding_forces.layout_of.__wrapped__(
+        fuzzy_set, fuzzy_set.degrees, start, jax.random.key(0)
+    )
     a, b = 1.6, 0.9
     force, stiffness = _embedding_forces.attraction_on_all(layout, layout.start, a, b)
     z = np.asarray(layout.start.T[layout.place], np.float64)

@@ -97,9 +97,8 @@ def _spectral_start():
     (guess,) = arrays(("f", N, C))
 
     def filtered(fuzzy_set, guess, key):
-        return low_eigenvectors(
-            fuzzy_set, C, guess=guess, rounds=4, degree=8, tolerance=0.1, key=key
-        )
+        options = {"rounds": 4, "degree": 8, "tolerance": 0.1, "degrees": fuzzy_set.degrees}
+        return low_eigenvectors(fuzzy_set, C, guess=guess, **options, key=key)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     return [(held(guess), jax.jit(filtered), (fuzzy_set(), guess, key), {})]
@@ -107,9 +106,9 @@ def _spectral_start():
 
 def _embedding():
     """The layout, which stays for the epochs."""
-    start, z = arrays(("f", N, C), ("f", C, N))
+    start, z, degrees = arrays(("f", N, C), ("f", C, N), ("f", N))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    making = forces.layout_of, (fuzzy_set(), start, key)
+    making = forces.layout_of, (fuzzy_set(), degrees, start, key)
     layout = jax.eval_shape(making[0], *making[1])
     options = {"options": tp.EmbeddingOptions(n_components=C, n_epochs=120), "n_epochs": 10}
     running = held((layout, z, z)), runs.run_whole, (layout, (z, z), 0, key), options

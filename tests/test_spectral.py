@@ -155,6 +155,7 @@ def test_a_product_of_rows_is_the_sum_over_edges(rng, c):
     points = np.concatenate([rng.normal(size=(200, 3)), np.zeros((1, 3))]).astype(np.float32)
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=6))
     options = {"rounds": 5, "degree": 8, "tolerance": 0.0, "key": jax.random.key(0)}
+    options["degrees"] = fuzzy_set.degrees
     rows, edges = (
         low_eigenvectors(fuzzy_set, c, **options, by_rows=by_rows) for by_rows in (True, False)
     )

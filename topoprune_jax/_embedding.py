@@ -88,7 +88,7 @@ def embed(
     mesh = check_mesh(mesh, traced=traced)
     lanes = Lanes(() if mesh else (fuzzy_set.memberships, initial))
     n_shares = mesh.size if mesh else lanes_for(n, options, len(lanes))
-    layout = layout_of(fuzzy_set, initial, order_key, n_shares=n_shares)
+    layout = layout_of(fuzzy_set, fuzzy_set.degrees, initial, order_key, n_shares=n_shares)
     state = _at_rest(layout.start, layout.weights)
     place = layout.place
     per_call = max(1, total if traced else min(total, _EPOCHS_PER_CALL))

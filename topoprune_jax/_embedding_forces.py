@@ -52,9 +52,12 @@ class Layout(eqx.Module):
 
 @partial(jax.jit, static_argnames="n_shares")
 def layout_of(
-    fuzzy_set: FuzzySimplicialSet, start: Array, key: Key, *, n_shares: int = 1
+    fuzzy_set: FuzzySimplicialSet, degrees: Array, start: Array, key: Key, *, n_shares: int = 1
 ) -> Layout:
-    """Shuffled, so that a shift of the order is a random pairing even where classes are sorted."""
+    """Shuffled, so that a shift of the order is a random pairing even where classes are sorted.
+
+    `degrees` are those of the set, which several programs share.
+    """
     n = fuzzy_set.n_points
     jitter_key, order_key = jax.random.split(key)
     order = jnp.argsort(jax.random.bits(order_key, (n,))).astype(jnp.int32)
@@ -92,7 +95,7 @@ def layout_of(
         reverse_weights=listed(jnp.where(is_edge, fuzzy_set.reverse_memberships[source], 0)),
         most_reverse=most_reverse_edges(fuzzy_set),
         offsets=offsets[np.minimum(share * np.arange(n_shares + 1), n)],
-        degrees=fuzzy_set.degrees[order],
+        degrees=degrees[order],
     )
 
 

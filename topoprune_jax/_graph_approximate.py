@@ -11,6 +11,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
@@ -314,9 +315,8 @@ def _some_rows(table: Table) -> Int[Array, " m"]:
     """One row from each of so many equal stretches of the table."""
     n = table.codes.shape[0]
     m = min(_SAMPLE, table.n_points)
-    shift = jax.random.uniform(jax.random.key(1), (m,), table.points.dtype)
-    rows = (jnp.arange(m, dtype=shift.dtype) + shift) * (n / m)
-    return jnp.minimum(rows.astype(jnp.int32), n - 1)
+    shift = np.random.default_rng(1).uniform(size=m)
+    return jnp.asarray(np.minimum((np.arange(m) + shift) * (n / m), n - 1).astype(np.int32))
 
 
 @jax.jit

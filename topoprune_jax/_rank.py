@@ -520,7 +520,7 @@ def _cheaper_start(coordinates, c: int, fuzzy_set, parts, begin, run: Run) -> Ar
     """Of one component its first c coordinates; of several, which lie anywhere, `begin()`."""
 
     def own():
-        return _by_degree(coordinates, fuzzy_set, c)
+        return _by_degree(coordinates, fuzzy_set.degrees, c)
 
     if checks.is_traced(parts):
         return lax.cond(jnp.max(parts) > 0, begin, own)
@@ -528,8 +528,8 @@ def _cheaper_start(coordinates, c: int, fuzzy_set, parts, begin, run: Run) -> Ar
 
 
 @partial(jax.jit, static_argnames="c")
-def _by_degree(coordinates: Float[Array, "n e"], fuzzy_set, c: int) -> Float[Array, "n c"]:
-    return coordinates[:, :c] * jnp.sqrt(fuzzy_set.degrees)[:, None]
+def _by_degree(coordinates: Float[Array, "n e"], degrees, c: int) -> Float[Array, "n c"]:
+    return coordinates[:, :c] * jnp.sqrt(degrees)[:, None]
 
 
 def _groups_of_patches(parts, codes) -> Array | None:

@@ -161,6 +161,7 @@ def spectral_start(
         degree=degree,
         tolerance=tolerance,
         by_rows=_has_rows(fuzzy_set),
+        degrees=fuzzy_set.degrees,
         key=key,
     )[0]
 
@@ -183,12 +184,13 @@ def low_eigenvectors(
     components: Int[Array, " n"] | None = None,
     n_parts: int = 1,
     by_rows: bool = False,
+    degrees: Float[Array, " n"],
     key: Key,
 ) -> tuple[Float[Array, "n c"], Float[Array, "*parts c"]]:
     """`spectral_start`, and the eigenvalues of the normalized adjacency, falling.
 
     With `components`, of which there are `n_parts` at most, each has eigenvectors of its own.
-    `by_rows` is of `_has_rows`.
+    `by_rows` is of `_has_rows`; `degrees` are those of the set, which several programs share.
     """
     n = fuzzy_set.n_points
     dtype = fuzzy_set.memberships.dtype
@@ -201,7 +203,6 @@ def low_eigenvectors(
         guess = guess - jnp.mean(guess, axis=0, keepdims=True)
         size = jnp.sqrt(jnp.mean(guess * guess)) + jnp.finfo(dtype).tiny
         block = block.at[:, :take].set(guess[:, :take] / size + 1e-3 * block[:, :take])
-    degrees = fuzzy_set.degrees
     root = jnp.sqrt(degrees)
     inverse = jnp.where(degrees > 0, 1 / jnp.where(degrees > 0, root, 1), 0)
     if components is None:
@@ -396,14 +397,15 @@ def spectral_embedding(
     rounds = checks.check_count(rounds, name="rounds", low=1)
     tolerance = checks.check_number(tolerance, name="tolerance", low=0)
     by_rows = _has_rows(fuzzy_set)
-    eigenmap = partial(_eigenmap, fuzzy_set, c, time, rounds, tolerance, by_rows=by_rows)
+    options = fuzzy_set.degrees, c, time, rounds, tolerance
+    eigenmap = partial(_eigenmap, fuzzy_set, *options, by_rows=by_rows)
     if not by_component:
         return eigenmap()
     components = connected_components(fuzzy_set)
     if checks.is_traced(components):
         return lax.cond(
             jnp.max(components) > 0,
-            partial(_eigenmap_of_parts, fuzzy_set, c, time, rounds, tolerance, components, n),
+            partial(_eigenmap_of_parts, fuzzy_set, *options, components, n),
             eigenmap,
         )
     several = count_of(components)
@@ -411,13 +413,13 @@ def spectral_embedding(
         return eigenmap()
     # A power of 2, so that few programs are compiled.
     n_parts = 1 << (several - 1).bit_length()
-    options = time, rounds, tolerance, components, n_parts
-    return _eigenmap_of_parts(fuzzy_set, c, *options, by_rows=by_rows)
+    return _eigenmap_of_parts(fuzzy_set, *options, components, n_parts, by_rows=by_rows)
 
 
 @eqx.filter_jit
 def _eigenmap_of_parts(
     fuzzy_set: FuzzySimplicialSet,
+    degrees: Float[Array, " n"],
     c: int,
     time: float,
     rounds: int,
@@ -436,9 +438,9 @@ def _eigenmap_of_parts(
         components=components,
         n_parts=n_parts,
         by_rows=by_rows,
+        degrees=degrees,
         key=key,
     )
-    degrees = fuzzy_set.degrees
     several = partial(sums_by_row, rows=components, n_rows=n_parts)
     volume = several(degrees, most=degrees.shape[0])[components]
     scale = jnp.where(degrees > 0, jnp.sqrt(volume / jnp.where(degrees > 0, degrees, 1)), 0)
@@ -460,6 +462,7 @@ def _eigenmap_of_parts(
 @eqx.filter_jit
 def _eigenmap(
     fuzzy_set: FuzzySimplicialSet,
+    degrees: Float[Array, " n"],
     c: int,
     time: float,
     rounds: int,
@@ -469,8 +472,8 @@ def _eigenmap(
     # The key only chooses where the iteration starts from.
     key = jax.random.key(0)
     options = {"rounds": rounds, "degree": _DEGREE, "tolerance": tolerance}
-    vectors, values = low_eigenvectors(fuzzy_set, c, **options, by_rows=by_rows, key=key)
-    degrees = fuzzy_set.degrees
+    options |= {"by_rows": by_rows, "degrees": degrees}
+    vectors, values = low_eigenvectors(fuzzy_set, c, **options, key=key)
     root = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
     scale = jnp.sqrt(jnp.sum(degrees)) * jnp.where(degrees > 0, 1 / root, 0)
     peak = jnp.argmax(jnp.abs(vectors), axis=0)
