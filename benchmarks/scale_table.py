@@ -5,6 +5,7 @@ python benchmarks/scale_table.py [--check | --show JSON]
 
 import re
 
+import numpy as np
 from bench_scale import ACCELERATOR_SIZES, KINDS
 from write_tables import main, table
 
@@ -97,6 +98,14 @@ def grown(name, found, runs):
                 f"{found['bytes'][stage]:.2f}" if stage in found["bytes"] else "",
             ]
         )
+    searches = sorted(QUADRATIC.get(kind, set()) - {"total"})
+    if searches and all(stage in found["seconds"] for stage in searches):
+        taken = [own[n]["warm_median_seconds"] for n in sizes]
+        rest = [one["total"] - sum(one[stage] for stage in searches) for one in taken]
+        exponent = np.polyfit(np.log(sizes), np.log(np.maximum(rest, 1e-9)), 1)[0]
+        met = "yes" if exponent <= BAR else "**no**"
+        row = [f"total but {' and '.join(searches)}", *map(seconds, rest), ""]
+        rows.append([*row, f"{exponent:.2f} {met}", "", "", ""])
     header = ["stage, seconds", *(f"{n:,}" for n in sizes), f"planned, {sizes[-1]:,}"]
     header += [f"exponent, <= {BAR}", f"peak, GB, {sizes[-1]:,}", "planned, GB", "exponent"]
     return table(header, rows)
