@@ -417,3 +417,65 @@ def test_nothing_is_beside_the_stages_of_very_many_samples(digits, threads_of, m
     for n in (299, 300):
         tp.rank(digits[0][:n], 0.9, embedding=tp.EmbeddingOptions(n_epochs=1))
     assert [name == here() for name in seen] == [False, True]
+
+
+def test_what_is_compiled_ahead_is_not_compiled_again(caplog, rng):
+    """The programs between neighbors and patches, for arrays of the shapes that were told."""
+    n, k, e = 331, 7, 16
+    accuracy = _rank._ACCURACY
+    names = ("_build", "_degrees", "_eigenmap", "_components")
+
+    def compiled(n):
+        points = rng.normal(size=(n, 5)).astype(np.float32)
+        graph = tp.knn_graph(points, n_neighbors=k)
+        caplog.clear()
+        with jax.log_compiles(True):
+            fuzzy_set = tp.fuzzy_simplicial_set(graph)
+            tp.spectral_embedding(fuzzy_set, e, by_component=True, **accuracy)
+        made = [m for m in caplog.messages if m.startswith("Finished XLA compilation")]
+        return [name for name in names if any(f"jit({name})" in m for m in made)]
+
+    assert compiled(n + 1) == list(names)
+    _rank._compile_manifold(n, k, e, Run())
+    assert compiled(n) == []
+
+
+def test_nothing_more_is_compiled_once_nobody_waits(monkeypatch):
+    """And what was not finished is compiled when it is asked for again."""
+    made = []
+    for name in ("compile_eigenmap", "compile_components"):
+        monkeypatch.setattr(_rank, name, lambda *_, name=name, **__: made.append(name))
+    branch = _steps._Branch()
+    branch.leave()
+    with pytest.raises(_steps._LeftError):
+        _rank._compile_manifold(329, 3, 16, branch)
+    assert made == []
+    for _ in range(2):
+        _rank._compile_manifold(329, 3, 16, Run())
+    assert made == ["compile_eigenmap", "compile_components"]
+
+
+def test_rank_compiles_ahead_in_a_thread(monkeypatch, rng):
+    """Once for arrays of one shape, and it waits for that; not where JAX traces."""
+    seen = []
+
+    def note(n, k, e, run):
+        seen.append((n, k, e, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(_rank, "_compile_manifold", note)
+    points = rng.normal(size=(60, 4)).astype(np.float32)
+    quick = {"embedding": tp.EmbeddingOptions(n_epochs=0), "n_neighbors": 5, "beta": 0.0}
+    tp.rank(points, 0.5, **quick)
+    assert seen == [(60, 5, 16, False)]
+    jax.eval_shape(lambda x: tp.rank(x, 0.5, **quick).order, points)
+    tp.rank(points, 0.5, **quick, mesh=jax.make_mesh((1,), ("x",)))
+    assert len(seen) == 1
+
+
+def test_what_goes_wrong_ahead_is_told(monkeypatch, rng):
+    def fail(n, k, e, run):
+        raise RuntimeError("no room for the programs")
+
+    monkeypatch.setattr(_rank, "_compile_manifold", fail)
+    with pytest.raises(RuntimeError, match="no room for the programs"):
+        tp.rank(rng.normal(size=(60, 4)), 0.5, n_neighbors=5)

@@ -1,6 +1,8 @@
 """Connected components of a fuzzy simplicial set."""
 
-import equinox as eqx
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -41,7 +43,12 @@ def count_of(components: Int[Array, " n"]) -> int:
     return int(np.max(components)) + 1
 
 
-@eqx.filter_jit
+def compile_components(fuzzy_set: Any) -> None:
+    """Compiles what `connected_components` takes for a set of these shapes."""
+    _components.lower(fuzzy_set).compile()
+
+
+@jax.jit
 def _components(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " n"]:
     n = fuzzy_set.n_points
     points = jnp.arange(n, dtype=jnp.int32)

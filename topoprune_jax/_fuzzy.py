@@ -1,6 +1,7 @@
 """The fuzzy simplicial set of a neighbor graph (UMAP's model), under static shapes."""
 
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -148,7 +149,7 @@ def fuzzy_simplicial_set(
     codes = None if labels is None else _label_codes(labels, graph.n_points)
     dtype = graph.distances.dtype
     mix, between = jnp.asarray(mix, dtype), jnp.asarray(_between_classes(weight), dtype)
-    return _build(graph, connectivity, mix, codes, between)
+    return _build(graph, connectivity=connectivity, mix=mix, codes=codes, between=between)
 
 
 def check_fuzzy_set(fuzzy_set: Any) -> None:
@@ -173,7 +174,18 @@ def _label_codes(labels: ArrayInput, n: int) -> Int[Array, " n"]:
     return jnp.where(jnp.asarray(values == _UNLABELED), _UNLABELED, codes)
 
 
-@eqx.filter_jit
+def compile_fuzzy_set(graph: Any) -> Any:
+    """Compiles what `fuzzy_simplicial_set` and its degrees take for a graph of these shapes, and
+    says what shapes come of it."""
+    number = jax.ShapeDtypeStruct((), graph.distances.dtype)
+    given = {"connectivity": 1.0, "codes": None}
+    _build.lower(graph, mix=number, between=number, **given).compile()
+    fuzzy_set = jax.eval_shape(partial(_build, **given), graph, mix=number, between=number)
+    _degrees.lower(fuzzy_set).compile()
+    return fuzzy_set
+
+
+@partial(jax.jit, static_argnames="connectivity")
 def _build(
     graph: NeighborGraph,
     connectivity: float,

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from . import _checks as checks
 from ._beta import beta_and_picks
 from ._checkpoint import check_checkpoint, fingerprint
-from ._components import connected_components, count_of
+from ._components import compile_components, connected_components, count_of
 from ._coverage import Begun, finish
 from ._discriminant import AUTO, FEATURES, check_space, in_space, space_for
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
-from ._fuzzy import fuzzy_simplicial_set
+from ._fuzzy import compile_fuzzy_set, fuzzy_simplicial_set
 from ._graph import (
     LEAST_RECALL,
     NEIGHBORS,
@@ -40,12 +40,13 @@ from ._score import structural_complexity
 from ._select import agreement_weights, class_agreement, kept_count, power_for, select
 from ._spectral import (
     check_manifold,
+    compile_eigenmap,
     components_for,
     principal_guess,
     spectral_embedding,
     spectral_start,
 )
-from ._steps import Run, beside, running
+from ._steps import Run, beside, compiled_ahead, running
 from ._strata import N_STRATA, kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
 
@@ -53,7 +54,8 @@ _DEFAULT_SEED = 0
 _BETA_WITH_LABELS = -1.0
 _BESIDE_UP_TO = 200_000  # samples, whose pieces of an embedding take less than a second
 # Enough for the scores: what further rounds still turn are nearly equal eigenvectors.
-_ROUNDS, _TOLERANCE = 12, 0.01
+_ACCURACY = {"rounds": 12, "tolerance": 0.01}
+_compiled: set[tuple[int, int, int]] = set()  # for so many samples, neighbors and coordinates
 
 
 class Ranking(eqx.Module):
@@ -385,18 +387,20 @@ def _stages(
     """Scores, order, embedding, manifold, beta, power of the agreement and recall: all that does
     not depend on the ratio."""
     start_key, embed_key, strata_key = jax.random.split(key, 3)
+    e = components_for(points.shape[0]) if manifold == "spectral" else 0
     if isinstance(neighbors, NeighborGraph):
         graph = neighbors
     else:
         search = partial(_graph_of, points, n_neighbors, neighbors, tile_bytes, run)
-        graph = run.once("neighbors", search, NeighborGraph)
+        later = partial(_compile_manifold, points.shape[0], n_neighbors, e)
+        with compiled_ahead(later, () if mesh else (points,)) as wait_for_compiled:
+            graph = run.once("neighbors", search, NeighborGraph)
+            wait_for_compiled()
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     coordinates, parts, patch_groups = None, None, codes
     if manifold == "spectral":
         *_, strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)  # whatever the key
-        e = components_for(points.shape[0])
-        accuracy = {"rounds": _ROUNDS, "tolerance": _TOLERANCE}
-        eigenmap = partial(spectral_embedding, fuzzy_set, e, by_component=True, **accuracy)
+        eigenmap = partial(spectral_embedding, fuzzy_set, e, by_component=True, **_ACCURACY)
         coordinates = run.once("manifold", lambda: run.step("manifold", eigenmap))
         parts = connected_components(fuzzy_set)
         patch_groups = _groups_of_patches(parts, codes)
@@ -444,6 +448,25 @@ def _stages(
         )
         z = found_embedding()
     return scores, order, z, where, beta, power, graph.recall
+
+
+def _compile_manifold(n: int, k: int, e: int, run: Run) -> None:
+    """Compiles what is run between the neighbors and the patches: once, as the search leaves cores
+    idle while its own programs are compiled."""
+    if (n, k, e) in _compiled:
+        return
+
+    def graph() -> NeighborGraph:
+        return NeighborGraph(jnp.zeros((n, k), jnp.int32), jnp.zeros((n, k), jnp.float32))
+
+    stage = "compilation"
+    fuzzy_set = compile_fuzzy_set(jax.eval_shape(graph))
+    if e:
+        run(stage, 1, 3)
+        compile_eigenmap(fuzzy_set, e, **_ACCURACY)
+        run(stage, 2, 3)
+        compile_components(fuzzy_set)
+    _compiled.add((n, k, e))
 
 
 def _any_traced(features, labels, neighbors, beta, key) -> bool:

@@ -1,6 +1,7 @@
 """Linear views of the data: principal components, and low eigenvectors of the graph's Laplacian."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -459,7 +460,14 @@ def _eigenmap_of_parts(
     return local + _APART * room * draw(jnp.arange(n_parts))[components]
 
 
-@eqx.filter_jit
+def compile_eigenmap(fuzzy_set: Any, c: int, *, rounds: int, tolerance: float) -> None:
+    """Compiles what `spectral_embedding` of one component takes for a set of these shapes."""
+    degrees = jax.ShapeDtypeStruct((fuzzy_set.n_points,), fuzzy_set.memberships.dtype)
+    options = 0.0, rounds, tolerance
+    _eigenmap.lower(fuzzy_set, degrees, c, *options, by_rows=backend.is_cpu()).compile()
+
+
+@partial(jax.jit, static_argnames=("c", "time", "rounds", "tolerance", "by_rows"))
 def _eigenmap(
     fuzzy_set: FuzzySimplicialSet,
     degrees: Float[Array, " n"],

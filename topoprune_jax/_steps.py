@@ -179,6 +179,27 @@ def beside(run: Run, near: Sequence[Array | None] = ()) -> Iterator[Side]:
             side.leave()
 
 
+@contextlib.contextmanager
+def compiled_ahead(
+    compile_programs: Callable[[Run], None], near: Sequence[Array | None]
+) -> Iterator[Callable[[], None]]:
+    """What waits for programs that a thread compiles in the meantime, as the compiler leaves cores
+    idle; there is one under the conditions of `Lanes`, near those arrays.
+
+    Between two programs `compile_programs` calls its argument, where it stops once nobody waits.
+    """
+    with lane_beside(near) as thread:
+        if thread is None:
+            yield lambda: None
+            return
+        branch = _Branch()
+        under_way = thread.submit(compile_programs, branch)
+        try:
+            yield lambda: _result_of(under_way)
+        finally:
+            branch.leave()
+
+
 def _result_of(under_way: Future[T]) -> T:
     """Out of which Ctrl-C leads at once."""
     while not under_way.done():
