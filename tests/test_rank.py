@@ -310,6 +310,8 @@ def test_noisy_features_with_labels_are_ranked_in_discriminant_coordinates(digit
     assert quick_rank(noisy[:300], 0.9).result == tp.RESULTS.successful
     few = quick_rank(noisy[:300], 0.9, labels=y[:300])
     assert few.result == tp.RESULTS.successful
+    graph = tp.knn_graph(noisy, n_neighbors=15)  # which tells where samples are compared
+    assert quick_rank(noisy, 0.9, labels=y, neighbors=graph).result == tp.RESULTS.successful
 
 
 @pytest.mark.slow

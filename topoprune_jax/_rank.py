@@ -176,10 +176,11 @@ def rank(
       `discriminant_coordinates` alone, which are few and soon searched, but tell nothing of what
       is different within a class; or `"auto"`, which is these where `noise_share` of the features
       is above an eighth and there are ten samples a feature, as `RESULTS.features_noisy` in
-      `result` says then, and `"features"` elsewhere, without labels and while JAX traces. On noisy
-      features the coordinates are better, on others they may be worse, as where labels are wrong
-      (benchmarks/README.md). Of more than 65,536 samples they are those of an even part. Not while
-      JAX traces: there rank what these functions return, with `normalize=False`.
+      `result` says then, and `"features"` elsewhere, without labels, with a graph from elsewhere
+      and while JAX traces. On noisy features the coordinates are better, on others they may be
+      worse, as where labels are wrong (benchmarks/README.md). Of more than 65,536 samples they are
+      those of an even part. Not while JAX traces: there rank what these functions return, with
+      `normalize=False`.
     - `normalize`: whether rows are scaled to unit length first. A single column never is, because
       only its sign would be left.
     - `embedding`: options of `embed`. Unless patches are taken there, it is made for looking at
@@ -254,7 +255,8 @@ def rank(
         agreement_power = checks.check_number(agreement_power, name=name, low=0, hint=hint)
     check_options(embedding, name="embedding")
     check_space(space)
-    if space == AUTO and (labels is None or traced):
+    # A graph from elsewhere is of the features.
+    if space == AUTO and (labels is None or traced or isinstance(neighbors, NeighborGraph)):
         space = FEATURES
     if space not in (AUTO, FEATURES):
         _check_discriminant(space, labels, traced)
