@@ -1,7 +1,8 @@
 r"""Claim: `rank` takes 50,000 real feature vectors in well under a minute on two CPU cores, and a
-sixth of what umap-learn and gudhi take for the manifold and the scores. Both held where vectors of
-512 bits are at hand (`rank_50000x128.json`); without them an earlier commit missed the second
-(`rank_50000x128_avx2.json`).
+sixth of what umap-learn and gudhi take for the manifold and the scores. Both held on one machine
+with vectors of 512 bits (`rank_50000x128.json`); on a slower one with such vectors
+(`rank_50000x128_slower.json`) and on one without them, at an earlier commit
+(`rank_50000x128_avx2.json`), the second was missed.
 
     python benchmarks/bench_rank.py $TOPOPRUNE_DATA/cifar10_netA.npz::train_f \
         --labels $TOPOPRUNE_DATA/cifar10_netA.npz::train_y --peer \
