@@ -65,6 +65,8 @@ def read(name):
     path = RESULTS / f"{name}.jsonl"
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for run in runs:
+        if "method" not in run["settings"]:
+            continue
         run["of"] = METHODS[run["settings"]["method"]]
         data = run["settings"].get("images", "")
         noise = run["settings"].get("noise", 0.0)
@@ -318,6 +320,17 @@ def homology(runs):
     return table(header, [row for *_, row in sorted(rows)]) or "Not measured."
 
 
+def shares(runs):
+    """What is taken for noise, by the noise that was put on the features; mean over its draws."""
+    noises = sorted({run["settings"]["noise"] for run in runs})
+    rows = []
+    for (source,), several in groups(runs, "features").items():
+        found = groups(several, "noise")
+        values = [[run["outcome"]["share"] for run in found[(noise,)]] for noise in noises]
+        rows.append([source, *(f"{statistics.mean(own):.3f}" for own in values)])
+    return table(["features", *(f"noise {noise:g}" for noise in noises)], rows)
+
+
 def draw(path, curves, x_label, y_label):
     """A line for each method: `curves` has means and spreads by place on the x axis."""
     import matplotlib
@@ -393,6 +406,7 @@ TABLES = {
     "deciding test, in pairs": ("deciding", pairs),
     "deciding test, test images": ("deciding_test", deciding),
     "deciding test, test images, in pairs": ("deciding_test", pairs),
+    "share of noise": ("noise_share", shares),
     "transfer": ("accuracy_validation", transfer),
     "label noise": ("label_noise", accuracy),
     "imbalance": ("imbalance", accuracy),

@@ -4,10 +4,13 @@ teaches more where the features are noisy.
     python benchmarks/robustness.py overlap --features netA netB \
         --out benchmarks/results/overlap.jsonl
     python benchmarks/robustness.py deciding --out benchmarks/results/deciding.jsonl
+    python benchmarks/robustness.py share --out benchmarks/results/noise_share.jsonl
     python benchmarks/robustness.py transfer | label-noise | imbalance | coarse | homology --out ...
 
 - `overlap`: Jaccard index of the kept set, and Spearman correlation of the orders, with noise on
   the features against none and with one selection seed against another. Nothing is trained.
+- `share`: `noise_share` of the features without noise and with it, by which `rank` chooses the
+  space.
 - `deciding`: the deciding test: noise x two networks' features x every geometric method, trained.
   Every selection seed has noise of its own, the same for all methods.
 - `transfer`: selected by the features of one network, trained on the architecture of the other.
@@ -53,7 +56,7 @@ from pruning_accuracy import (
 )
 from scipy.stats import spearmanr
 
-from topoprune_jax import kept_count, vietoris_rips, wasserstein_distance
+from topoprune_jax import kept_count, noise_share, vietoris_rips, wasserstein_distance
 from topoprune_jax._provenance import provenance
 
 NOISES = [0.05, 0.1, 0.25, 0.5, 1.0]
@@ -117,6 +120,19 @@ def overlap(arguments, records, how):
             print(name, source, settings["noise"], settings["seeds"], outcome, flush=True)
 
 
+def share(arguments, records, how):
+    """How much of the features is taken for noise."""
+    for source, seed in itertools.product(arguments.features, arguments.selection_seeds):
+        _, features = data(arguments, source)
+        for sigma in arguments.noises or [0.0, *NOISES]:
+            settings = {"features": features.name, "n": len(features.values)}
+            settings |= {"noise": sigma, "selection_seed": seed}
+            if records.find(settings) is None:
+                found = float(noise_share(noisy(features, sigma, seed).values))
+                records.add(settings, {"share": found}, how)
+                print(source, sigma, seed, found, flush=True)
+
+
 def homology(arguments, records, how):
     """How far the loops of the kept set are from those of the whole."""
     for source, name in itertools.product(arguments.features, chosen_methods(arguments.methods)):
@@ -166,7 +182,16 @@ def trained(arguments, records, command, several, change=None):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    tests = ["overlap", "deciding", "transfer", "label-noise", "imbalance", "coarse", "homology"]
+    tests = [
+        "overlap",
+        "deciding",
+        "transfer",
+        "label-noise",
+        "imbalance",
+        "coarse",
+        "homology",
+        "share",
+    ]
     parser.add_argument("test", choices=tests)
     add_common_arguments(parser)
     parser.add_argument("--ratio", type=checked_ratio, default=0.9)
@@ -176,9 +201,9 @@ def main():
     arguments = parser.parse_args()
     records = Records(arguments.out)
     command = typed("robustness.py")
-    if arguments.test in ("overlap", "homology"):
-        run = {"overlap": overlap, "homology": homology}[arguments.test]
-        run(arguments, records, provenance(command))
+    untrained = {"overlap": overlap, "homology": homology, "share": share}
+    if arguments.test in untrained:
+        untrained[arguments.test](arguments, records, provenance(command))
         return
     methods = chosen_methods(arguments.methods)
     if arguments.test in ("deciding", "label-noise", "coarse"):

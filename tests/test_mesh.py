@@ -87,6 +87,16 @@ def test_with_labels_too(points, ranking, n_devices):
     assert_same(tp.rank(points, 0.9, labels=labels, mesh=line(n_devices)), ranking)
 
 
+@pytest.mark.slow
+def test_noisy_features_are_ranked_in_coordinates_on_a_mesh_too(points):
+    generator = np.random.default_rng(0)
+    noisy = points @ generator.normal(size=(6, 24)) + 3 * generator.normal(size=(len(points), 24))
+    labels = two_processes.labels()
+    found = tp.rank(noisy, 0.9, labels=labels, mesh=line(8))
+    assert found.result == tp.RESULTS.features_noisy
+    assert_same(found, tp.rank(noisy, 0.9, labels=labels))
+
+
 def divided(points, n_devices):
     mesh = check_mesh(line(n_devices))
     return _features.divided_unit_rows(points, mesh=mesh, normalize=False, progress=None)[0]

@@ -344,6 +344,14 @@ def test_that_noise_is_looked_for_is_planned(steady):
     assert plain.stages[1:] == looking.stages[1:]
 
 
+def test_nobody_looks_for_noise_in_more_features_than_samples_tell_of(steady):
+    """What would be d x d does not make `rank` refuse them."""
+    assert tp.plan(40, 60_000, classes=2) == tp.plan(40, 60_000, classes=2, space="features")
+    wide = np.random.default_rng(0).normal(size=(20, 60_000)).astype(np.float32)
+    quick = {"embedding": tp.EmbeddingOptions(n_epochs=0), "n_neighbors": 3}
+    assert len(tp.rank(wide, 0.5, labels=np.arange(20) % 2, **quick).kept) == 10
+
+
 def test_bytes_of_the_noise():
     """What XLA says of its program, and the features."""
     d = 512

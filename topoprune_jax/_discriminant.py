@@ -34,17 +34,28 @@ def space_for(points: Array | Rows, codes: Int[Array, " n"]) -> str:
     """What "auto" means: discriminant coordinates where features are noisy, and where there are
     samples enough to tell what separates the classes."""
     n, d = points.shape
-    n_classes = int(np.asarray(codes).max()) + 1
-    if n_classes < 2 or n - n_classes < _SAMPLES_A_FEATURE * d:
+    n_classes = n_classes_of(codes)
+    if n_classes < 2 or not are_enough(n, d, n_classes):
         return FEATURES
     return ALONE if float(noise_of(points)) > _NOISY else FEATURES
+
+
+def are_enough(n: int, d: int, n_classes: int = 2) -> bool:
+    """Whether so many samples of d features tell what separates their classes; else nobody asks how
+    noisy they are."""
+    return n - n_classes >= _SAMPLES_A_FEATURE * d
+
+
+def n_classes_of(codes: Int[Array, " n"]) -> int:
+    """Classes, of codes that are known."""
+    return int(np.asarray(codes).max()) + 1
 
 
 def in_space(points: Array | Rows, codes: Int[Array, " n"], space: str) -> Array | Rows:
     """Features, as far as they are scaled, with or in the coordinates that `space` names, where
     they lie. Many points are looked at in the directions that an even sample of them tells."""
     n, d = points.shape
-    n_classes = _classes_of(codes)
+    n_classes = _several(codes)
     c = coordinates_of(d, n_classes)
     sample, some = evenly(points), jnp.asarray(np.asarray(codes)[even_rows(n)])
     center, axes, shares = _fitted(sample, some, _SHRINKAGE, c=c, n_classes=n_classes)
@@ -182,7 +193,7 @@ def _checked(features, labels, n_components, shrinkage) -> tuple[tuple[Any, ...]
             )
         c = checks.check_count(n_components, name="n_components", low=1, high=min(d, n - 1))
         return (points, codes, shrinkage), {"c": c, "n_classes": n}
-    n_classes = _classes_of(codes)
+    n_classes = _several(codes)
     most = coordinates_of(d, n_classes)
     hint = f"{n_classes} classes of {d} features have no more coordinates."
     wanted = most if n_components is None else n_components
@@ -190,8 +201,9 @@ def _checked(features, labels, n_components, shrinkage) -> tuple[tuple[Any, ...]
     return (points, codes, shrinkage), {"c": c, "n_classes": n_classes}
 
 
-def _classes_of(codes: Int[Array, " n"]) -> int:
-    n_classes = int(np.asarray(codes).max()) + 1
+def _several(codes: Int[Array, " n"]) -> int:
+    """How many classes there are: two at least."""
+    n_classes = n_classes_of(codes)
     if n_classes < 2:
         checks.refuse(
             "`labels` must hold two classes or more; got one. Without classes use the features "

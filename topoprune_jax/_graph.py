@@ -235,12 +235,13 @@ def knn_graph(
 
     For `"inner_product"` both see the points lifted by sqrt(M - |y|^2), the queries by 0.
 
-    They say how much they found: `recall` of the graph is the fraction of the true neighbors, by an
-    exact search for m = 512 points, one drawn from each of m equal stretches of the data with a key
-    of its own; a point counts as found if it is no farther than the true k-th neighbor, so that
-    ties are no misses. Its standard error is at most sqrt(R (1 - R) / m) for a recall R, as if the
-    neighbors of a point were found all or none: .008 at .97. Data of high intrinsic dimension,
-    such as independent Gaussian features, are hard for `"blocks"`: look at `recall`.
+    They say how much they found: `recall` of the graph is the fraction of the true neighbors of
+    m = 512 points, one drawn from each of m equal stretches of the data, always the same, which are
+    compared with all; a point counts as found if it is no farther than the true k-th neighbor, up
+    to rounding, so that ties are no misses. Its standard error is at most sqrt(R (1 - R) / m) for a
+    recall R, as if the neighbors of a point were found all or none: .008 at .97. Data of high
+    intrinsic dimension, such as independent Gaussian features, are hard for `"blocks"`: look at
+    `recall`.
 
     Memory is O(n (k + d)) and one tile, which is 64 MiB at most (on an accelerator 512 MiB, and
     for 4,096 queries the least of every group). Compiled once for each shape; with

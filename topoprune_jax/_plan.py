@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
-from ._discriminant import ALONE, AUTO, FEATURES, check_space, coordinates_of
+from ._discriminant import ALONE, AUTO, FEATURES, are_enough, check_space, coordinates_of
 from ._embedding_options import EmbeddingOptions, check_options, n_epochs_of
 from ._graph import NEIGHBORS, NeighborGraph, method_for
 from ._graph_exact import LEAST_TILE_BYTES, TILE_BYTES
@@ -193,7 +193,7 @@ def plan(
     problem = _problem(n, d, classes, n_neighbors, neighbors, manifold, patch_size, beta, embedding)
     check_space(space)
     if space == AUTO:
-        problem = problem._replace(judged=bool(problem.class_sizes))
+        problem = judged_for_noise(problem)
     elif space != FEATURES:
         if len(problem.class_sizes) < 2:
             checks.refuse(
@@ -315,10 +315,14 @@ def problem_of(
 def in_discriminant_space(problem: Problem, space: str, n_classes: int) -> Problem:
     """The problem with its samples in coordinates of so many classes, or with these beside the
     features."""
-    if space == AUTO:  # with the features, of which more is held
-        return problem._replace(judged=True)
     c = coordinates_of(problem.d, n_classes)
     return problem._replace(d=c if space == ALONE else problem.d + c, raw=problem.d)
+
+
+def judged_for_noise(problem: Problem) -> Problem:
+    """The problem as "auto" has it, with the features, of which more is held."""
+    looks = bool(problem.class_sizes) and are_enough(problem.n, problem.d)
+    return problem._replace(judged=looks)
 
 
 def _class_sizes(classes: Any, n: int) -> tuple[int, ...]:

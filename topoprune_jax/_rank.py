@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
@@ -17,7 +16,7 @@ from ._beta import beta_and_picks
 from ._checkpoint import check_checkpoint, fingerprint
 from ._components import compile_components, connected_components, count_of
 from ._coverage import Begun, finish
-from ._discriminant import AUTO, FEATURES, check_space, in_space, space_for
+from ._discriminant import AUTO, FEATURES, check_space, in_space, n_classes_of, space_for
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
@@ -33,7 +32,7 @@ from ._graph import (
 )
 from ._graph_exact import TILE_BYTES
 from ._mesh import check_agreed, check_mesh, check_same, known
-from ._plan import fitting_tiles, in_discriminant_space, problem_of
+from ._plan import fitting_tiles, in_discriminant_space, judged_for_noise, problem_of
 from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
@@ -265,8 +264,11 @@ def rank(
     def tiles(n: int, d: int, held: int) -> int:
         classes = () if labels is None else (n,)
         problem = problem_of(n, d, classes, k, neighbors, manifold, m, beta, embedding)
-        if space != FEATURES:
-            problem = in_discriminant_space(problem, space, _count(checks.check_labels(labels, n)))
+        if space == AUTO:
+            problem = judged_for_noise(problem)
+        elif space != FEATURES:
+            n_classes = n_classes_of(checks.check_labels(labels, n))
+            problem = in_discriminant_space(problem, space, n_classes)
         return fitting_tiles(problem, held=held)
 
     if mesh is not None:
@@ -363,11 +365,6 @@ def rank(
         recall=recall,
         result=result,
     )
-
-
-def _count(codes: Array) -> int:
-    """Classes, of codes that are known."""
-    return int(np.max(codes)) + 1
 
 
 def _stages(
