@@ -382,6 +382,11 @@ def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):
     ("given", "share", "expected"),
     [
         ({"n": 3_000_000, "d": 600}, 0.8, "fit with neighbors='blocks' or 64 principal"),
+        (
+            {"n": 70_000, "d": 12_000, "neighbors": "blocks", "judged": True},
+            0.7,
+            "fit with space='features' or 64 principal",
+        ),
         ({"n": 400_000, "d": 4096}, 0.5, "64 principal components instead of 4,096 features"),
         ({"n": 3_000_000, "d": 300, "k": 100}, 0.25, "n_neighbors=8 .* together"),
         ({"n": 3_000_000}, 0.3, "samples would fit: rank a random part"),

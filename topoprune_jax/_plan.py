@@ -405,6 +405,8 @@ def _remedy(problem: Problem, device: Any, free: int) -> str:
 def _changes(problem: Problem) -> Iterator[tuple[str, Problem]]:
     if problem.neighbors in ("exact", "projected"):
         yield "neighbors='blocks'", problem._replace(neighbors="blocks")
+    if problem.judged:
+        yield "space='features'", problem._replace(judged=False)
     if problem.k > _FEWER_NEIGHBORS:
         yield f"n_neighbors={_FEWER_NEIGHBORS}", problem._replace(k=_FEWER_NEIGHBORS)
     if problem.n_features > _FEWER_FEATURES:
