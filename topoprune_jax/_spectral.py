@@ -15,6 +15,7 @@ from ._axes import along_all, evenly
 from ._components import connected_components, count_of
 from ._distance import product, rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges, reverse_rows
+from ._locality import in_order, near_order
 from ._ring import Rows
 from ._subspace import Parts, Whole
 from ._sums import sums_by_row
@@ -24,12 +25,14 @@ _DEGREE = 12  # of the filter for `spectral_embedding`
 MANIFOLDS = ("spectral", "embedding")
 """The names that `manifold` of `rank` may have."""
 _COMPONENTS = 16
+_SPARE = 3  # columns of the iteration beyond those that are sought, at least
 _FIRST_CUT = 0.6  # eigenvalues of the adjacency below this are damped in the first round
 _CUT_RANGE = (-0.5, 0.99)
 _EDGES = 1 << 16  # that only one end lists, looked at in one go
 _BLOCKS_AT_ONCE = 64  # of them on an accelerator
 _LANES = 8  # numbers of a vector register: rows of so many are several times faster on a CPU
 _COLUMNS_AT_ONCE = 16  # of the listed neighbors
+_FAR = 1 << 16  # points whose vectors fit no cache of a core: edges are put into an order first
 _APART = 8.0  # standard deviations of a component between the places of two, about
 
 
@@ -193,9 +196,54 @@ def low_eigenvectors(
     With `components`, of which there are `n_parts` at most, each has eigenvectors of its own.
     `by_rows` is of `_has_rows`; `degrees` are those of the set, which several programs share.
     """
+    options = {
+        "rounds": rounds,
+        "degree": degree,
+        "tolerance": tolerance,
+        "n_parts": n_parts,
+        "by_rows": by_rows,
+        "key": key,
+    }
+    if by_rows and fuzzy_set.n_points >= _FAR:
+        order = near_order(fuzzy_set.indices)
+        vectors, values = _low_eigenvectors(
+            in_order(fuzzy_set, order),
+            n_components,
+            guess=None if guess is None else guess[order],
+            components=None if components is None else components[order],
+            degrees=degrees[order],
+            **options,
+        )
+        return jnp.zeros_like(vectors).at[order].set(vectors, unique_indices=True), values
+    return _low_eigenvectors(
+        fuzzy_set,
+        n_components,
+        guess=guess,
+        components=components,
+        degrees=degrees,
+        **options,
+    )
+
+
+def _low_eigenvectors(
+    fuzzy_set: FuzzySimplicialSet,
+    n_components: int,
+    *,
+    guess: Float[Array, "n c"] | None,
+    rounds: int,
+    degree: int,
+    tolerance: float,
+    components: Int[Array, " n"] | None,
+    n_parts: int,
+    by_rows: bool,
+    degrees: Float[Array, " n"],
+    key: Key,
+) -> tuple[Float[Array, "n c"], Float[Array, "*parts c"]]:
     n = fuzzy_set.n_points
     dtype = fuzzy_set.memberships.dtype
-    width = min(n - 1, n_components + 3)
+    # Whole vectors of a CPU: spare columns cost nothing there, and let the others converge sooner.
+    lanes = _LANES if backend.is_cpu() else 1
+    width = min(n - 1, -(-(n_components + _SPARE) // lanes) * lanes)
     if width == 0:
         return jnp.zeros((n, n_components), dtype), jnp.zeros(n_components, dtype)
     spare = block = jax.random.normal(key, (n, width), dtype)
@@ -205,7 +253,6 @@ def low_eigenvectors(
         size = jnp.sqrt(jnp.mean(guess * guess)) + jnp.finfo(dtype).tiny
         block = block.at[:, :take].set(guess[:, :take] / size + 1e-3 * block[:, :take])
     root = jnp.sqrt(degrees)
-    inverse = jnp.where(degrees > 0, 1 / jnp.where(degrees > 0, root, 1), 0)
     if components is None:
         inner = Whole(root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny))
         parts = ()
@@ -215,7 +262,11 @@ def low_eigenvectors(
         length = jnp.sqrt(volume) + jnp.finfo(dtype).tiny
         inner = Parts(root / length[components], components, sizes, spare)
         parts = (n_parts,)
-    spare_columns = -width % _LANES if backend.is_cpu() else 0
+    # The iteration is one of z = D^(-1/2) x, as D^(-1) W z takes one pass over the edges and scales
+    # no vector but the result. Points without edges have W z = 0 whatever their degree.
+    inverse = 1 / jnp.where(degrees > 0, degrees, 1)
+    back_root, to_root = jnp.sqrt(inverse)[:, None], 1 / jnp.sqrt(inverse)[:, None]
+    spare_columns = -width % lanes
     own = jnp.where(fuzzy_set.indices >= 0, fuzzy_set.indices, 0)
     theirs = jnp.maximum(fuzzy_set.reverse_indices, 0)
     # Some edges at a time: their products need not exist as a whole.
@@ -227,60 +278,72 @@ def low_eigenvectors(
         for edges, fill in zip(back, (n, 0, 0), strict=True)
     )
 
-    def adjacency(x):
-        y = x * inverse[:, None]
+    def walked(z):
+        """D^(-1) W z."""
 
         def add(total, column):
             j, mu = column
-            return total + mu[:, None] * y[j], None
+            return total + mu[:, None] * z[j], None
 
         def add_back(total, edges):
             i, j, mu = edges
-            return total.at[i].add(mu[:, None] * y[j], indices_are_sorted=True, mode="drop"), None
+            return total.at[i].add(mu[:, None] * z[j], indices_are_sorted=True, mode="drop"), None
 
-        def in_blocks(out, y):
+        def in_blocks(z):
             if by_rows:
                 from jax.experimental.sparse import BCSR  # loads much of SciPy
 
                 listing = fuzzy_set.reverse_memberships, theirs, fuzzy_set.reverse_offsets
-                return out + BCSR(listing, shape=(n, n)) @ y
-            return lax.scan(add_back, out, back)[0]
+                return BCSR(listing, shape=(n, n)) @ z
+            return lax.scan(add_back, jnp.zeros_like(z), back)[0]
 
-        def many_at_once(out, y):
-            limits = {"most": most, "top": jnp.max(jnp.abs(y), axis=0), "is_sorted": True}
+        def many_at_once(z):
+            limits = {"most": most, "top": jnp.max(jnp.abs(z), axis=0), "is_sorted": True}
 
             def add_many(out, edges):
                 i, j, mu = (values.ravel() for values in edges)
-                return out + sums_by_row(mu[:, None] * y[j], i, n, **limits), None
+                return out + sums_by_row(mu[:, None] * z[j], i, n, **limits), None
 
             together = min(_BLOCKS_AT_ONCE, back[0].shape[0])
             whole = back[0].shape[0] // together * together
             first = tuple(edges[:whole].reshape(-1, together, edges.shape[1]) for edges in back)
-            out = lax.scan(add_many, out, first)[0]
+            out = lax.scan(add_many, jnp.zeros_like(z), first)[0]
             rest = tuple(edges[whole:] for edges in back)
             return add_many(out, rest)[0] if rest[0].shape[0] else out
 
         listed = own.T, fuzzy_set.memberships.T
-        out, _ = lax.scan(add, jnp.zeros_like(y), listed, unroll=_COLUMNS_AT_ONCE)
-        out = lax.platform_dependent(out, y, cpu=in_blocks, default=many_at_once)
-        return out * inverse[:, None]
+        out = lax.platform_dependent(z, cpu=in_blocks, default=many_at_once)
+        out, _ = lax.scan(add, out, listed, unroll=_COLUMNS_AT_ONCE)
+        return inverse[:, None] * out
+
+    def widened(x):
+        """With columns of 0 up to whole vectors of numbers."""
+        return jnp.pad(x, ((0, 0), (0, spare_columns)))
 
     def filtered(x, cut):
         # Maps the adjacency's spectrum in [-1, cut] into [-1, 1], and grows beyond it.
         middle, half = (cut - 1) / 2, (cut + 1) / 2
 
-        def term(i, pair):
+        def term(before, now, times):
+            return times / half * (walked(now) - middle * now) - before
+
+        def two_terms(i, pair):
             before, now = pair
-            # The first one is not doubled. One program of the adjacency is enough for both.
-            times = jnp.where(i > 0, 2, 1).astype(dtype)
-            return now, times * (adjacency(now) - middle * now) / half - before
+            # The first one is not doubled. Two at a time, as none of them is moved then.
+            before = term(before, now, jnp.where(i > 0, 2, 1).astype(dtype))
+            return before, term(now, before, jnp.asarray(2, dtype))
 
-        x = jnp.pad(x, ((0, 0), (0, spare_columns)))
-        return lax.fori_loop(0, degree, term, (jnp.zeros_like(x), x))[1][:, :width]
+        z = widened(x * back_root)
+        before, last = lax.fori_loop(0, degree // 2, two_terms, (jnp.zeros_like(z), z))
+        if degree % 2:
+            last = term(before, last, jnp.asarray(2 if degree > 1 else 1, dtype))
+        return last[:, :width] * to_root
 
-    def quadratic_form(basis):
-        moved = adjacency(jnp.pad(basis, ((0, 0), (0, spare_columns))))
-        return inner.gram(basis, moved[:, :width])
+    def quadratic_form(basis, once):
+        # A loop of one turn, unknown to the compiler, holds a matrix of its own: else every edge
+        # looks into the columns that the factorization left, far apart in memory.
+        moved = lax.fori_loop(0, once, lambda _, z: walked(z), widened(basis * back_root))
+        return inner.gram(widened(basis), to_root * moved)[..., :width, :width]
 
     # Two components of a graph have an eigenvalue of 0, which only rounding moves.
     rounding = 8 * jnp.finfo(dtype).eps if tolerance > 0 else -1.0
@@ -288,7 +351,7 @@ def low_eigenvectors(
     def one_round(state):
         i, basis, _, cut, before, _ = state
         basis = inner.orthonormal(filtered(basis, inner.spread(cut)))
-        form = quadratic_form(basis)
+        form = quadratic_form(basis, jnp.where(i < rounds, 1, 0))
         values = jnp.linalg.eigvalsh(form)
         wanted = values[..., -min(n_components, width) :]
         # 1 - value is what matters: how slowly a wave along the manifold dies out.

@@ -353,7 +353,7 @@ def _of_start(p: Problem) -> Stage:
 
 def _filter_numbers(p: Problem, c: int) -> float:
     """Both ends of every edge in order, and a few blocks of columns."""
-    return p.n * p.k * 8.0 + p.n * (12.0 * c + 40)
+    return p.n * p.k * 7.0 + p.n * (9.0 * c + 12)
 
 
 def _filter_work(p: Problem, c: int) -> Work:
