@@ -1,5 +1,7 @@
 """Exact neighbors against brute force, cases by hand, degenerate sets, and the laws of a metric."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from sklearn.metrics import pairwise_distances
 from tiers import tiers
 
 import topoprune_jax as tp
-from topoprune_jax import _graph, _graph_exact
+from topoprune_jax import _graph, _graph_exact, _graph_search
 
 
 def brute_force(points, k, metric="euclidean", labels=None):
@@ -484,3 +486,15 @@ def test_traced_labels_far_apart_are_no_padding(rng):
     expected = tp.knn_graph(points, n_neighbors=3, labels=labels)
     several = jax.vmap(lambda y: tp.knn_graph(points, n_neighbors=3, labels=y))(labels[None])
     np.testing.assert_array_equal(several.indices[0], expected.indices)
+
+
+def test_a_search_within_classes_is_cut_by_what_it_looks_at(rng, monkeypatch):
+    """Every part makes its columns anew: as many parts as for all pairs took most of the time."""
+    monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 2e7)
+    monkeypatch.setattr(_graph_search, "_FEW", 1)
+    points = jnp.asarray(rng.normal(size=(5000, 2)), jnp.float32)
+    codes = jnp.arange(5000, dtype=jnp.int32) % 50  # 100 points each, beside them a tile at most
+    whole = _graph_search.ExactSearch(points, 3, "euclidean", None)
+    within = _graph_search.ExactSearch(points, 3, "euclidean", codes)
+    assert whole.calls == 20  # 5000^2 pairs would take 25, of a tile each
+    assert within.calls == math.ceil(2 * 5000 * (100 + 256) * 10 / 2e7)

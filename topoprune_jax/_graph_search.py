@@ -8,6 +8,7 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
@@ -73,6 +74,14 @@ def calls_for(flops: float, rows: int, most_rows: int | None = None) -> int:
     return math.ceil(calls if most_rows is None else max(calls, rows / most_rows))
 
 
+def _pairs(n: int, codes: Array | None) -> float:
+    """That are looked at: tiles of queries against the classes they are of."""
+    if codes is None or checks.is_traced(codes):
+        return float(n) * n
+    sizes = np.bincount(codes).astype(float)
+    return float(np.sum(sizes * np.minimum(n, sizes + ROWS)))
+
+
 class ExactSearch:
     """The search of some tiles after the other, or of some on every device of a mesh."""
 
@@ -100,7 +109,7 @@ class ExactSearch:
             tiles, self._rows = wide.leaves_of(n)
         calls = 1
         if not checks.is_traced(points):
-            calls = calls_for(2.0 * n * n * (d + 8), n, most_rows)
+            calls = calls_for(2.0 * _pairs(n, codes) * (d + 8), n, most_rows)
         self._tiles = -(-tiles // calls)
         if mesh is not None:
             self._tiles += -self._tiles % mesh.size
