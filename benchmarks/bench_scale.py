@@ -8,8 +8,10 @@ Each size runs in a fresh process, which imports, makes its features, starts the
 what it holds then as its baseline. Its first call compiles and runs as users call it; its peak, the
 most memory that was ever in use less the baseline, is what the plan is held against. Warm calls
 follow, which announce their stages: seconds and peak of each, the peak anew for every stage (Linux
-lets a process forget its record). On an accelerator the peak is that of the device's own count, and
-what the products of the search achieve is held against what the device does in a plain product.
+lets a process forget its record). The first of them is not counted, as it compiles what announces
+the embedding, but for the samples of `--large`. On an accelerator the peak is that of the device's
+own count, and what the products of the search achieve is held against what the device does in a
+plain product.
 
 `--resume` measures only what the file does not hold yet. `--large` adds 1,000,000 samples.
 """
@@ -171,11 +173,9 @@ def measure(n=0, d=0, neighbors="", classes=0, repeats=1, probe=False):
     first_peak = memory.peak() - memory.baseline
     recall = float(ranking.recall)
     del ranking
-    seconds, sizes = [], []
-    for _ in range(repeats):
-        lap, peaks = warm(call, memory)
-        seconds.append(lap)
-        sizes.append(peaks)
+    # Who watches gets programs of its own, for pieces of the embedding, in the first such call.
+    laps = [warm(call, memory) for _ in range(repeats + (n <= QUADRATIC))]
+    seconds, sizes = [list(several) for several in zip(*laps[n <= QUADRATIC :], strict=True)]
     plan = topoprune_jax.plan(
         n,
         d,

@@ -202,7 +202,6 @@ def _within_reach(
         return points, codes, kept, looked_at
     rows = jnp.concatenate([kept, looked_at])
     numbers = jnp.arange(rows.shape[0], dtype=jnp.int32)
-    # Two more rows that no other exceeds, so that the scale is that of all points.
     some = jnp.concatenate([gather(points, rows), jnp.stack(extent(points))])
     return some, jnp.pad(codes[rows], (0, 2)), numbers[: kept.shape[0]], numbers[kept.shape[0] :]
 
@@ -215,16 +214,20 @@ def _disagreement(
     looked_at: Int[Array, " j"],
 ) -> Float[Array, ""]:
     """How many of `looked_at` are nearest to a kept sample of another code; ties by place."""
-    points, _ = rescale(points)
-    centers = points[kept]
+    # With two rows more that no other exceeds the scale is that of all points, which are not copied.
+    extent = jnp.stack([points.min(axis=0), points.max(axis=0)])
+    rows = points[jnp.concatenate([kept, looked_at])]
+    scaled, _ = rescale(jnp.concatenate([rows, extent]))
+    centers, others = scaled[: kept.shape[0]], scaled[kept.shape[0] : -2]
     half = 0.5 * jnp.sum(centers * centers, axis=1)[:, None]
     last = looked_at.shape[0]
     rows = min(last, max(_LEAST_ROWS, _TILE_NUMBERS // kept.shape[0]))
     places = jnp.arange(-(-last // rows) * rows, dtype=jnp.int32).reshape(-1, rows)
 
     def differing(places: Int[Array, " rows"]) -> Array:
-        some = looked_at[jnp.minimum(places, last - 1)]
-        nearest = kept[first_of_least(half - product(centers, points[some].T))]
-        return jnp.sum((codes[nearest] != codes[some]) & (places < last), dtype=jnp.int32)
+        some = jnp.minimum(places, last - 1)
+        nearest = kept[first_of_least(half - product(centers, others[some].T))]
+        differs = codes[nearest] != codes[looked_at[some]]
+        return jnp.sum(differs & (places < last), dtype=jnp.int32)
 
     return jnp.sum(lax.map(differing, places), dtype=jnp.int32).astype(points.dtype)

@@ -25,7 +25,7 @@ _MARGIN = 1.25  # by which a plan may be too high; only what is hopeless is refu
 _FEWER_FEATURES = 64
 _FEWER_NEIGHBORS = 8
 # Of all programs of a ranking, in units of the four that measure the speed.
-_COMPILATIONS, _COMPILATIONS_ON_ACCELERATORS = 50.0, 6.0
+_COMPILATIONS, _COMPILATIONS_ON_ACCELERATORS = 30.0, 6.0
 
 
 @dataclass(frozen=True)

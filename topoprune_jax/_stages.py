@@ -23,19 +23,20 @@ _BETAS = 5  # that `choose_beta` tries at most
 # What the compiler and its programs hold on a CPU.
 PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
-# 50,000 x 128 real features on two cores (benchmarks/results/rank_50000x128.json).
+# benchmarks/bench_scale.py on two cores, 10,000 to 200,000 x 128.
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
 _SELECTION = 0.2  # operations for a pair that is looked at
-_LEAST = 150.0  # operations for each of the least values of a row of a tile
+_LEAST = 120.0  # operations for each of the least values of a row of a tile
 _SORTED = 60.0  # numbers moved for a point and a level of the tree
-_BANDWIDTH = 90.0  # operations for an edge, in which two bandwidths are found
+_PLANTED = 11_000.0  # operations for a point: its place in the tree, and the recall
+_BANDWIDTH = 140.0  # operations for an edge, in which two bandwidths are found
 _ROUNDS, _DEGREE = 6, 13  # of the filter, as a rule
-_FILTERED = 1.0  # times that the numbers of an edge are moved when the filter is applied
-_FORCE = 1.85  # operations for an edge or a repelling point, in two dimensions
+_FILTERED = 2.1  # times that the numbers of an edge are moved when the filter is applied
+_FORCE = 1.95  # operations for an edge or a repelling point, in two dimensions
 _PATCH = 1.2  # operations for a pair of points of a patch
 _BOXES = 430.0  # operations for a point and a neighbor that is sought
-_DISTANCE = 3.0  # times that the coordinates are moved for a center
-_EVALUATIONS, _FIRST_EVALUATIONS = 0.9, 2.4  # steps for a pick; for the first tenth of the picks
+_DISTANCE = 2.1  # times that the coordinates are moved for a center
+_EVALUATIONS, _FIRST_EVALUATIONS = 1.1, 2.0  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 57.0  # operations for a bound, with what it waits for memory
 # Of the coordinates of 20,000 x 768 features, which took .33 s where .35 are planned.
 _EIGENVECTORS, _INVERSE = 30.0, 6.0  # operations for d^3
@@ -47,7 +48,7 @@ _SCORE, _MINIMUM = 1.2, 22.0  # bytes for a pair, and for the least of a group
 _CANDIDATE = 0.75  # bytes for a coordinate of a candidate
 _ABREAST, _PATCHES_ABREAST = 400.0, 20.0  # rates of operations, in units of that on a few numbers
 _READ_THERE = 1200.0  # bytes for a feature, as _READ
-_FILTERED_THERE = 6.3  # times as long as the filter's bytes say
+_FILTERED_THERE = 3.0  # times as long as the filter's bytes say
 _STEPS_OF_EPOCH = 35.0
 # Rounds of the greedy, times n^(1/4); 41, 65 and 79 for 5,000, 20,000 and 50,000 of CIFAR-10.
 _ROUNDS_OF_PICKS = 5.0
@@ -120,7 +121,7 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
         several.append(_of_strata(p))
         if p.chooses_beta:
             several.append(_of_beta(p, platform))
-    several.append(_of_selection(p, platform))
+    several.append(_of_selection(p, platform, lanes))
     if platform != "cpu":
         # What reads the features is the host's; the device holds the result.
         if not (p.raw or p.judged):
@@ -194,7 +195,9 @@ def _of_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) -> Sta
     kept = 2.0 * p.n * p.k
     tree = approximate._plan(p.n, p.k) if p.neighbors == "blocks" else None
     if tree is not None:
-        return _stage("neighbors", _blocks_numbers(p, tree), kept, _blocks_work(p, tree))
+        work = _blocks_work(p, tree)
+        work = work._replace(operations=work.operations + _PLANTED * p.n)
+        return _stage("neighbors", _blocks_numbers(p, tree), kept, work)
     if p.neighbors == "projected" and p.d > approximate._AXES:
         numbers, work = _projected_numbers(p, tile_bytes, lanes), _projected_work(p)
         return _stage("neighbors", numbers, kept, work)
@@ -439,12 +442,15 @@ def _of_beta(p: Problem, platform: str) -> Stage:
     )
     work = Work(*(_BETAS * amount for amount in once))
     tile = max(_beta._TILE_NUMBERS, _beta._LEAST_ROWS * picks)
-    held = max(_greedy_numbers(p), (p.n + picks) * (p.d + 1.0) + 4 * p.n + tile)
+    rows = picks + min(p.n, _beta._SAMPLES)
+    held = max(_greedy_numbers(p), 2.0 * rows * (p.d + 1) + 4 * p.n + tile)
     return _stage("beta", held, 0.0, work)
 
 
-def _of_selection(p: Problem, platform: str) -> Stage:
-    work = _greedy_work(p, p.n, _EVALUATIONS, platform)
+def _of_selection(p: Problem, platform: str, lanes: int) -> Stage:
+    """Classes are picked beside each other."""
+    beside = min(lanes, len(p.class_sizes)) if p.n >= _coverage._LEAST_TO_SHARE else 1
+    work = _greedy_work(p, p.n / max(1, beside), _EVALUATIONS, platform)
     return _stage("selection", _greedy_numbers(p), 3.0 * p.n, work)
 
 
