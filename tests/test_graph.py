@@ -498,3 +498,20 @@ def test_a_search_within_classes_is_cut_by_what_it_looks_at(rng, monkeypatch):
     within = _graph_search.ExactSearch(points, 3, "euclidean", codes)
     assert whole.calls == 20  # 5000^2 pairs would take 25, of a tile each
     assert within.calls == math.ceil(2 * 5000 * (100 + 256) * 10 / 2e7)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])
+def test_columns_that_many_calls_share_change_nothing(rng, monkeypatch, metric):
+    points = jnp.asarray(rng.normal(size=(1500, 5)), jnp.float32)
+    codes = jnp.asarray(rng.integers(0, 3, 1500), jnp.int32)
+    monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1e6)
+    for given in (None, codes):
+        found = []
+        for many in (2, 10**6):
+            monkeypatch.setattr(_graph_search, "MANY_CALLS", many)
+            search = _graph_search.ExactSearch(points, 7, metric, given)
+            assert search.calls > 2
+            assert (search._scanned is None) == (many > search.calls)
+            found.append(search.collect([search.part(i) for i in range(search.calls)]))
+        for ours, theirs in zip(*found, strict=True):
+            np.testing.assert_array_equal(ours, theirs)

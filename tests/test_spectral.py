@@ -33,6 +33,17 @@ def test_is_the_dense_eigenmap(rng, time):
         np.testing.assert_allclose(ours[:, column], sign * expected[:, column], atol=5e-3)
 
 
+@pytest.mark.parametrize("degree", tiers([1, 2, 3, 8], [3, 8]))
+def test_a_filter_of_any_degree_finds_the_low_eigenvectors(rng, degree):
+    points = rng.normal(size=(120, 2)) * [6, 1]
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
+    options = {"rounds": 400 // degree, "degree": degree, "tolerance": 0.0}
+    ours = tp.spectral_start(fuzzy_set, 2, **options, key=jax.random.key(0))
+    expected = np.linalg.eigh(normalized_adjacency(fuzzy_set)[0])[1][:, -3:-1]
+    overlap = np.linalg.svd(np.asarray(ours).T @ expected, compute_uv=False)
+    np.testing.assert_allclose(overlap, 1, atol=1e-3)
+
+
 @pytest.mark.parametrize("n", tiers([2, 4, 7], [7]))
 def test_every_eigenvector_of_a_small_graph(n):
     """As many vectors as there are: where rounding completes the basis, it must not pick v_0."""

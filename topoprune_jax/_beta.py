@@ -214,7 +214,8 @@ def _disagreement(
     looked_at: Int[Array, " j"],
 ) -> Float[Array, ""]:
     """How many of `looked_at` are nearest to a kept sample of another code; ties by place."""
-    # With two rows more that no other exceeds the scale is that of all points, which are not copied.
+    # With two more rows that no other exceeds, the scale is that of all points, which stay as
+    # they are.
     extent = jnp.stack([points.min(axis=0), points.max(axis=0)])
     rows = points[jnp.concatenate([kept, looked_at])]
     scaled, _ = rescale(jnp.concatenate([rows, extent]))

@@ -128,10 +128,43 @@ def fitting_scale(reach: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.ldexp(jnp.ones_like(reach), exponent)
 
 
+class Scanned(eqx.Module):
+    """What all tiles of a search look at: it is made once for many calls."""
+
+    columns: Float[Array, "columns numbers"]
+    square: Float[Array, " rows"]  # of the distance from the center
+    longest: Float[Array, ""]  # of those squares
+
+
+@partial(jax.jit, static_argnames=("metric", "block"))
+def scanned_of(table: Table, *, metric: str, block: int) -> Scanned:
+    """The columns of all points, for blocks of that size."""
+    everything, square, longest = _centered(table)
+    extra = _extra_of(table, metric)(everything, square)
+    return Scanned(_padded_columns(table, everything, extra, block), square, longest)
+
+
+def _centered(table: Table) -> tuple[Array, Array, Array]:
+    everything = table.points - table.center[None, :]
+    square = jnp.sum(everything * everything, axis=1)
+    return everything, square, jnp.max(jnp.where(table.codes < 0, 0, square))
+
+
+def _extra_of(table: Table, metric: str) -> Callable[[Array, Array], Array]:
+    rounding = relative_rounding(table.points.shape[1], table.points.dtype)
+
+    def extra(vectors: Array, square: Array) -> Array:
+        # With inner products the score is a lower bound: its rounding grows with both lengths.
+        return -4 * rounding * norm(vectors) if metric == "inner_product" else square
+
+    return extra
+
+
 @partial(jax.jit, static_argnames=("metric", "k", "block", "by_class", "stream"))
 def search(
     table: Table,
     queries: Int[Array, "tiles rows"],
+    scanned: Scanned | None = None,
     *,
     metric: str,
     k: int,
@@ -141,8 +174,9 @@ def search(
 ):
     """Points and distances of the k nearest of each query, a row of the table.
 
-    With `stream` a block's columns are made when they are looked at, for a few queries of a table
-    that should not be held twice.
+    The columns that they are compared with are `scanned`, or made here. With `stream` those of a
+    block are made when they are looked at, for a few queries of a table that should not be held
+    twice.
     """
     e, n = table.points.shape[1], table.n_points
     n_candidates = min(k + 1 + SPARE, n)
@@ -152,20 +186,19 @@ def search(
     def centered(rows):
         return table.points[rows] - table.center[None, :]
 
-    def extra(vectors, square):
-        # With inner products the score is a lower bound: its rounding grows with both lengths.
-        return -4 * rounding * norm(vectors) if inner else square
-
-    everything = centered(slice(None))
-    square = jnp.sum(everything * everything, axis=1)
-    longest = jnp.max(jnp.where(table.codes < 0, 0, square))
-    if stream:
-        block = min(block, table.codes.shape[0])
-        columns = _streamed_columns(table, extra, block=block, by_class=by_class)
+    if scanned is not None:
+        square, longest = scanned.square, scanned.longest
+        columns = _columns_at(table, scanned.columns, block, by_class)
     else:
-        columns = scanned_columns(
-            table, everything, extra(everything, square), block=block, by_class=by_class
-        )
+        everything, square, longest = _centered(table)
+        extra = _extra_of(table, metric)
+        if stream:
+            block = min(block, table.codes.shape[0])
+            columns = _streamed_columns(table, extra, block=block, by_class=by_class)
+        else:
+            columns = scanned_columns(
+                table, everything, extra(everything, square), block=block, by_class=by_class
+            )
 
     def tile(own):
         x, codes = centered(own), table.codes[own]
@@ -225,8 +258,15 @@ def scanned_columns(
 ) -> Columns:
     """Columns whose product with a `scanned_query` is `extra` - 2 x . y and what is added, infinite
     where no point is."""
+    return _columns_at(table, _padded_columns(table, coordinates, extra, block), block, by_class)
+
+
+def _padded_columns(table: Table, coordinates: Array, extra: Array, block: int) -> Array:
     extra = jnp.pad(jnp.where(table.codes < 0, jnp.inf, extra), (0, block), constant_values=jnp.inf)
-    columns = _as_columns(jnp.pad(coordinates, ((0, block), (0, 0))), extra)
+    return _as_columns(jnp.pad(coordinates, ((0, block), (0, 0))), extra)
+
+
+def _columns_at(table: Table, columns: Array, block: int, by_class: bool) -> Columns:
     codes = jnp.pad(table.codes, (0, block), constant_values=-1)
 
     def at(left):

@@ -74,6 +74,10 @@ def calls_for(flops: float, rows: int, most_rows: int | None = None) -> int:
     return math.ceil(calls if most_rows is None else max(calls, rows / most_rows))
 
 
+MANY_CALLS = 8
+"""For which the columns that they all look at are made once, by a program of their own."""
+
+
 def _pairs(n: int, codes: Array | None) -> float:
     """That are looked at: tiles of queries against the classes they are of."""
     if codes is None or checks.is_traced(codes):
@@ -119,7 +123,7 @@ class ExactSearch:
         n_rows = self.calls * self._tiles * self._rows
         check = checks.is_traced(points)
         self._table = prepare(points, codes, metric=self._name, n_rows=n_rows, check=check)
-        self._order = None
+        self._order, self._scanned = None, None
         if by_place:
             order = wide.near_each_other(self._table)
             spare = (0, self.calls * self._tiles - tiles), (0, 0)
@@ -130,6 +134,8 @@ class ExactSearch:
         elif isinstance(metric, str):
             block, by_class = block_size(n, codes, tile_bytes), codes is not None
             self._search = partial(search, metric=metric, block=block, by_class=by_class)
+            if mesh is None and self.calls >= MANY_CALLS:
+                self._scanned = exact.scanned_of(self._table, metric=metric, block=block)
             if mesh is not None:
                 every = on_all(mesh, self._table)
                 specs = (WHOLE, SPLIT), SPLIT
@@ -148,7 +154,8 @@ class ExactSearch:
 
     def part(self, i: int):
         """Points, n for a missing one, and distances; with a function also where it was wrong."""
-        found = self._search(self._table, self._queries(i), k=self._k)
+        given = () if self._scanned is None else (self._scanned,)
+        found = self._search(self._table, self._queries(i), *given, k=self._k)
         if not isinstance(self._metric, str):
             _check_values(self._metric, self._table, wait(found[2]), i * self._tiles)
         return found

@@ -6,6 +6,7 @@ does at a rate of its own (`_speed`). The counts are of the code as it is; tests
 what XLA says of the compiled programs, benchmarks/bench_scale.py against what is measured.
 """
 
+import math
 from typing import NamedTuple
 
 from . import _beta, _coverage, _score, _strata
@@ -15,6 +16,7 @@ from . import _graph_exact as exact
 from . import _graph_wide as wide
 from ._axes import SAMPLE
 from ._graph import exact_patches_for, patches_by_blocks
+from ._graph_search import MANY_CALLS
 from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
@@ -241,13 +243,22 @@ def _search_numbers(
 
 
 def _scan_numbers(
-    n: int, d: int, class_sizes: tuple[int, ...], tile_bytes: int, lanes: int
+    n: int,
+    d: int,
+    class_sizes: tuple[int, ...],
+    tile_bytes: int,
+    lanes: int,
+    most_rows: float = math.inf,
 ) -> float:
+    """The table, and the columns: those of every call, or of all where they are many."""
     width = max(class_sizes, default=n)
     block = exact.block_of(width, tile_bytes)
     table = n * (d + 4.0)
-    columns = (n + block) * (d + 2.0)
-    return table + max(table, lanes * (columns + max(n * (d + 2.0), exact.ROWS * block)))
+    columns, making, tile = (n + block) * (d + 2.0), n * (d + 2.0), float(exact.ROWS * block)
+    calls = max(2.0 * _pairs(n, class_sizes) * (d + 8) / exact.CHUNK_FLOPS, n / most_rows)
+    if calls > MANY_CALLS - 1:
+        return table + max(table, columns + max(making, lanes * tile))
+    return table + max(table, lanes * (columns + max(making, tile)))
 
 
 def _is_wide(n: int, k: int, platform: str) -> bool:
@@ -421,7 +432,7 @@ def _found_patches(p: Problem, c: int, platform: str, lanes: int) -> tuple[Work,
         if _is_wide(own, m, platform):
             held += _wide_numbers(own, c, m, exact.TILE_BYTES)
         else:
-            held += _scan_numbers(own, c, several, exact.TILE_BYTES, lanes)
+            held += _scan_numbers(own, c, several, exact.TILE_BYTES, lanes, most)
         part = max(part, 4.0 * m * min(own, most, exact.CHUNK_FLOPS / (2.0 * own * (c + 8))))
     return found, held + lanes * part
 
