@@ -1,14 +1,14 @@
 r"""Claim: `rank` takes 50,000 real feature vectors in well under a minute on two CPU cores, and a
-sixth of what umap-learn and gudhi take for the manifold and the scores. Both held on one machine
-with vectors of 512 bits (`rank_50000x128.json`); on a slower one with such vectors
-(`rank_50000x128_slower.json`) and on one without them, at an earlier commit
-(`rank_50000x128_avx2.json`), the second was missed.
+sixth of what umap-learn and gudhi take for the manifold and the scores. The first held wherever it
+was measured, the second on some machines: see the files `rank_50000x128*.json`, each of a machine
+and a commit of its own.
 
     python benchmarks/bench_rank.py $TOPOPRUNE_DATA/cifar10_netA.npz::train_f \
         --labels $TOPOPRUNE_DATA/cifar10_netA.npz::train_y --peer \
         --out benchmarks/results/rank_50000x128.json
 
-The first call of the process compiles and is reported apart; the others are warm. Totals are those
+The first call of the process compiles, ours and that of the peer, neither of which finds a program
+that an earlier process has kept, and is reported apart; the others are warm. Totals are those
 of a call that nobody watches, which finds the embedding beside the other stages; the seconds of the
 stages, and "in turn" of all of them, are those of another call right after it, which announces one
 after the other. Memory is the peak resident memory of the process after the first call, before any
@@ -25,6 +25,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -111,6 +112,10 @@ def main():
     parser.add_argument("--peer", action="store_true", help="umap-learn and gudhi in turn with us")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
+    # Kept programs are no part of a first call: neither JAX has a folder for them here, nor numba,
+    # which else keeps some of umap-learn's beside its sources.
+    programs = tempfile.TemporaryDirectory()
+    os.environ["NUMBA_CACHE_DIR"] = programs.name
     features = read_array(arguments.features)
     choices = {"without labels": None}
     if arguments.labels:

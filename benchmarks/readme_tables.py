@@ -15,7 +15,11 @@ from write_tables import table
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PEER = "umap-learn and gudhi"  # as bench_rank.py names it
-OTHER_MACHINES = ("rank_50000x128_slower.json", "rank_50000x128_avx2.json")
+OTHER_MACHINES = (
+    "rank_50000x128_faster.json",
+    "rank_50000x128_slower.json",
+    "rank_50000x128_avx2.json",
+)
 
 
 def load(name):

@@ -55,7 +55,7 @@ def planned(runs):
     rows = []
     for run in runs:
         plan, warm = run["plan"], run["warm_median_seconds"]["total"]
-        share = plan["peak_bytes"] / run["peak_bytes"]
+        share, lasts = plan["peak_bytes"] / run["peak_bytes"], plan["seconds"] / warm
         rows.append(
             [
                 f"{run['n']:,} x {run['d']}, {run['kind']}",
@@ -64,7 +64,7 @@ def planned(runs):
                 f"{share:.2f} " + ("yes" if abs(share - 1) <= WITHIN else "**no**"),
                 seconds(warm),
                 seconds(plan["seconds"]),
-                f"{plan['seconds'] / warm:.2f}",
+                f"{lasts:.2f} " + ("yes" if abs(lasts - 1) <= WITHIN else "**no**"),
                 seconds(run["first_call_seconds"]),
                 seconds(plan["seconds"] + plan["compilation_seconds"]),
                 f"{run['recall']:.3f}",
@@ -72,7 +72,8 @@ def planned(runs):
         )
     header = ["samples x features, neighbors", "peak, GB", "planned, GB", "planned / peak, within"]
     header[-1] += f" {WITHIN:.0%}"
-    header += ["warm, s", "planned, s", "planned / warm", "first call, s", "planned, s", "recall"]
+    header += ["warm, s", "planned, s", f"planned / warm, within {WITHIN:.0%}"]
+    header += ["first call, s", "planned, s", "recall"]
     return table(header, rows)
 
 
