@@ -291,14 +291,13 @@ def test_projection_within_classes(rng):
     assert abs(float(graph.recall) - recall) < 0.02
 
 
-@pytest.mark.slow
-def test_float64_is_kept(rng, x64):
+@pytest.mark.parametrize("method", tiers(METHODS, ["blocks"]))
+def test_float64_is_kept(rng, x64, method):
     points = clustered(rng, n=600).astype(np.float64)
-    for method in METHODS:
-        graph = tp.knn_graph(points, n_neighbors=5, method=method)
-        assert graph.distances.dtype == graph.recall.dtype == jnp.float64
-        expected = np.linalg.norm(points[graph.indices] - points[:, None, :], axis=2)
-        np.testing.assert_allclose(graph.distances, expected, rtol=1e-13)
+    graph = tp.knn_graph(points, n_neighbors=5, method=method)
+    assert graph.distances.dtype == graph.recall.dtype == jnp.float64
+    expected = np.linalg.norm(points[graph.indices] - points[:, None, :], axis=2)
+    np.testing.assert_allclose(graph.distances, expected, rtol=1e-13)
 
 
 def test_graphs_from_elsewhere_have_a_recall(rng):

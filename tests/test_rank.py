@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from tiers import tiers
 
 import topoprune_jax as tp
-from topoprune_jax import _graph
+from topoprune_jax import _graph, _graph_approximate, _spectral
 from topoprune_jax._graph_exact import TILE_BYTES
 from topoprune_jax._rank import _graph_of as graph_for_rank
 from topoprune_jax._steps import running
@@ -507,3 +507,15 @@ def test_rows_that_are_not_finite_are_said_under_jit(digits):
     assert jnp.isfinite(ranking.embedding).all()
     assert sorted(ranking.order.tolist()) == list(range(150))
     assert rank(np.ones_like(features)).result == tp.RESULTS.all_identical
+
+
+def test_whole_numbers_stay_of_32_bits_where_64_are_allowed(x64, monkeypatch):
+    """With blocks and an order of the graph, as for many samples."""
+    plan = _graph_approximate._Plan(4, 1, 8, 40, 960, 10, 1)
+    monkeypatch.setattr(_graph_approximate, "_plan", lambda n, k: plan)
+    monkeypatch.setattr(_spectral, "_FAR", 1)
+    points = np.random.default_rng(0).normal(size=(1200, 5))
+    ranking = tp.rank(points, 0.9, neighbors="blocks")
+    assert ranking.kept.shape == (120,)
+    assert ranking.kept.dtype == jnp.int32
+    assert 0.9 < float(ranking.recall) < 1

@@ -342,7 +342,9 @@ def _recall_by_counts(
         length = jnp.where(there, jnp.sum(y * y, axis=1), jnp.inf)
         apart = length[:, None] + square[None, :] - 2 * product(y, x.T)
         apart = jnp.where(place[:, None] == rows[None, :], jnp.inf, apart)
-        nearer = lax.map(lambda limit: jnp.sum(apart < limit[None, :], axis=0), limits)
+        nearer = lax.map(
+            lambda limit: jnp.sum(apart < limit[None, :], axis=0, dtype=jnp.int32), limits
+        )
         return counts + nearer, None
 
     starts = jnp.arange(0, n, block, dtype=jnp.int32)

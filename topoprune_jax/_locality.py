@@ -50,7 +50,8 @@ def in_order(fuzzy_set: FuzzySimplicialSet, order: Int[Array, " n"]) -> FuzzySim
     offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts, dtype=jnp.int32)])
     # Of every slot: its row, and where the row's edges were.
     slots = jnp.arange(fuzzy_set.reverse_indices.shape[0], dtype=jnp.int32)
-    rows = jnp.cumsum(jnp.zeros_like(slots).at[offsets[1:-1]].add(1, mode="drop"))
+    begun = jnp.zeros_like(slots).at[offsets[1:-1]].add(1, mode="drop")
+    rows = jnp.cumsum(begun, dtype=jnp.int32)
     source = jnp.where(slots < offsets[-1], slots + (begin - offsets[:-1])[rows], slots)
     return FuzzySimplicialSet(
         indices=moved(fuzzy_set.indices[order]),
