@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import bench_precision
 import bench_scale
+import numpy as np
 import pytest
 import scale_table
 
@@ -32,7 +34,7 @@ def test_the_benchmark_fits_exponents_and_says_what_was_not_measured():
     assert 1 < found["seconds"]["total"] < 2
     assert found["bytes"] == pytest.approx({"neighbors": 1})
     text = scale_table.tables({"runs": runs, "growth": growth})
-    assert "| 4,000 x 8, exact | 0.01 | 0.00 | 0.80 yes | 20 | 2.00 | 0.10 |" in text
+    assert "| 4,000 x 8, exact | 0.01 | 0.00 | 0.80 yes | 20 | 2.00 | 0.10 **no** |" in text
     assert "| total but neighbors | 1.00 | 2.00 | 4.00 |  | 1.00 yes |" in text
     assert "| neighbors | 1.00 | 4.00 | 16 | 2.00 | 2.00 |" in text
     assert "Not measured: no machine with an accelerator" in text
@@ -47,3 +49,17 @@ def test_an_accelerators_bytes_are_those_that_were_measured():
         assert run["kind"] == "exact"
         planned, _ = scale_table.as_planned_now(run)
         assert planned == pytest.approx(run["peak_bytes"], rel=0.25)
+
+
+def test_the_benchmark_of_precision_loses_what_few_bits_lose(rng):
+    """Around 1 a bfloat16 number has steps of 1/128 and a tf32 one of 1/1024."""
+    assert bench_precision.rounded(np.float32(1 + 1 / 128 + 1 / 500), 8) == 1 + 1 / 128
+    assert bench_precision.rounded(np.float32(1 + 1 / 1024 + 1 / 4000), 11) == 1 + 1 / 1024
+    features = rng.normal(size=(800, 6)) + 4  # so that the center does not do it all
+    found = bench_precision.recalls(features, 10, 200)
+    assert list(found) == list(bench_precision.WAYS)
+    alone = [recall for recall, _ in found.values()]
+    assert alone == sorted(alone)
+    assert alone[0] < 1
+    assert alone[-1] == 1
+    assert all(recall <= measured <= 1 for recall, measured in found.values())
