@@ -33,7 +33,7 @@ def test_is_the_dense_eigenmap(rng, time):
         np.testing.assert_allclose(ours[:, column], sign * expected[:, column], atol=5e-3)
 
 
-@pytest.mark.parametrize("degree", tiers([1, 2, 3, 8], [3, 8]))
+@pytest.mark.parametrize("degree", tiers([1, 2, 3, 8], [3]))
 def test_a_filter_of_any_degree_finds_the_low_eigenvectors(rng, degree):
     points = rng.normal(size=(120, 2)) * [6, 1]
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
