@@ -15,6 +15,7 @@ from write_tables import table
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PEER = "umap-learn and gudhi"  # as bench_rank.py names it
+ANOTHER_TIME = ("rank_50000x128_again.json",)
 OTHER_MACHINES = (
     "rank_50000x128_faster.json",
     "rank_50000x128_slower.json",
@@ -133,22 +134,27 @@ def rank():
     text += f"\n\nPeak resident memory: {record['peak_resident_gb']:.2f} GB."
     if PEER in record["warm_median_seconds"]:
         text += f" {_peer(record, kinds[0])}"
-    for other in OTHER_MACHINES:
-        text += f"\n\n{_on_another_cpu(other, kinds)}"
+    for other in (*ANOTHER_TIME, *OTHER_MACHINES):
+        text += f"\n\n{_another(other, kinds)}"
     return f"{text}\n\n{_from_disk(load('disk.json'))}\n\n{_on_accelerators(load('scale.json'))}"
 
 
-def _on_another_cpu(name, kinds):
-    """The same on another machine, at another commit."""
+def _another(name, kinds):
+    """The same at another time or on another machine, at another commit."""
     record = load(name)
     warm, first = record["warm_median_seconds"], record["first_call_seconds"]
     totals = [f"{_seconds(warm[kind]['total'])} s {kind}" for kind in kinds]
     times, first_times = (
         seconds[PEER]["total"] / seconds[kinds[0]]["total"] for seconds in (warm, first)
     )
+    where = "On the same machine an hour later"
+    if name in OTHER_MACHINES:
+        where = (
+            f"On {record['machine']['cores']} cores of another machine, whose widest vectors are "
+            f"{record['machine']['vectors']}, and at a commit of its own"
+        )
     return (
-        f"On {record['machine']['cores']} cores of another machine, whose widest vectors are "
-        f"{record['machine']['vectors']}, and at a commit of its own `rank` took "
+        f"{where} `rank` took "
         f"{' and '.join(totals)}, {_seconds(first[kinds[0]]['total'])} s the first time; "
         f"umap-learn and gudhi took {times:.1f} times as long, {first_times:.1f} times the first "
         f"time ([file](benchmarks/results/{name}))."
