@@ -138,7 +138,9 @@ def main():
             print(name, {stage: round(s, 2) for stage, s in runs[name][-1].items()}, flush=True)
     # The file's name tells which features; where they lie on this machine tells nobody anything.
     words = [w if "/" not in w else f"$TOPOPRUNE_DATA/{Path(w).name}" for w in sys.argv[1:-1]]
-    command = " ".join(["python benchmarks/bench_rank.py", *words, arguments.out])
+    out = arguments.out
+    words.append(f"benchmarks/results/{Path(out).name}" if Path(out).is_absolute() else out)
+    command = " ".join(["python benchmarks/bench_rank.py", *words])
     packages = ("umap-learn", "pynndescent", "numba", "scipy") if arguments.peer else ()
     record = provenance(command, packages=packages) | {
         "n": len(features),

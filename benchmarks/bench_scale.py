@@ -115,7 +115,10 @@ def command(arguments):
     words += [f"--sizes {arguments.sizes} --dims {arguments.dims}"] if arguments.sizes else []
     words += [f"--kinds {arguments.kinds}"] if arguments.kinds != ",".join(KINDS) else []
     words += ["--large"] if arguments.large else []
-    return " ".join([*words, f"--out {arguments.out}"])
+    # Where else a file lies on this machine tells nobody anything.
+    out = arguments.out
+    out = f"benchmarks/results/{Path(out).name}" if Path(out).is_absolute() else out
+    return " ".join([*words, f"--out {out}"])
 
 
 def child(asked):

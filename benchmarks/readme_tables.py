@@ -147,7 +147,7 @@ def _another(name, kinds):
     times, first_times = (
         seconds[PEER]["total"] / seconds[kinds[0]]["total"] for seconds in (warm, first)
     )
-    where = "On the same machine an hour later"
+    where = "On the same machine within the hour"
     if name in OTHER_MACHINES:
         where = (
             f"On {record['machine']['cores']} cores of another machine, whose widest vectors are "

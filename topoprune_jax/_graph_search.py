@@ -1,7 +1,7 @@
 """The drivers of the exact search: what is looked at in one call, by which scan, and in parts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -78,12 +78,11 @@ MANY_CALLS = 8
 """For which the columns that they all look at are made once, by a program of their own."""
 
 
-def _pairs(n: int, codes: Array | None) -> float:
-    """That are looked at: tiles of queries against the classes they are of."""
-    if codes is None or checks.is_traced(codes):
+def pairs_of(n: int, class_sizes: Sequence[int] = ()) -> float:
+    """That are looked at: tiles of queries against the classes they are of, or all."""
+    if not class_sizes:
         return float(n) * n
-    sizes = np.bincount(codes).astype(float)
-    return float(np.sum(sizes * np.minimum(n, sizes + ROWS)))
+    return float(sum(size * min(n, size + ROWS) for size in class_sizes))
 
 
 class ExactSearch:
@@ -113,7 +112,8 @@ class ExactSearch:
             tiles, self._rows = wide.leaves_of(n)
         calls = 1
         if not checks.is_traced(points):
-            calls = calls_for(2.0 * _pairs(n, codes) * (d + 8), n, most_rows)
+            sizes = () if codes is None or checks.is_traced(codes) else np.bincount(codes).tolist()
+            calls = calls_for(2.0 * pairs_of(n, sizes) * (d + 8), n, most_rows)
         self._tiles = -(-tiles // calls)
         if mesh is not None:
             self._tiles += -self._tiles % mesh.size

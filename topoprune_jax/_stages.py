@@ -16,7 +16,7 @@ from . import _graph_exact as exact
 from . import _graph_wide as wide
 from ._axes import SAMPLE
 from ._graph import exact_patches_for, patches_by_blocks
-from ._graph_search import MANY_CALLS
+from ._graph_search import MANY_CALLS, pairs_of
 from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
@@ -220,11 +220,6 @@ def _of_class_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) 
     )
 
 
-def _pairs(n: int, class_sizes: tuple[int, ...]) -> float:
-    """Pairs that an exact search looks at: tiles of queries against the classes they are of."""
-    return float(sum(size * (size + exact.ROWS) for size in class_sizes)) if class_sizes else n * n
-
-
 def _search_numbers(
     n: int,
     d: int,
@@ -255,7 +250,7 @@ def _scan_numbers(
     block = exact.block_of(width, tile_bytes)
     table = n * (d + 4.0)
     columns, making, tile = (n + block) * (d + 2.0), n * (d + 2.0), float(exact.ROWS * block)
-    calls = max(2.0 * _pairs(n, class_sizes) * (d + 8) / exact.CHUNK_FLOPS, n / most_rows)
+    calls = max(2.0 * pairs_of(n, class_sizes) * (d + 8) / exact.CHUNK_FLOPS, n / most_rows)
     if calls > MANY_CALLS - 1:
         return table + max(table, columns + max(making, lanes * tile))
     return table + max(table, lanes * (columns + max(making, tile)))
@@ -275,7 +270,7 @@ def _wide_numbers(n: int, d: int, k: int, tile_bytes: int) -> float:
 
 
 def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform: str) -> Work:
-    pairs = _pairs(n, class_sizes)
+    pairs = pairs_of(n, class_sizes)
     if _is_wide(n, k, platform):
         share = _OF_FEW_AXES if wide.has_few_axes(d) else _OF_HALVES
         size = wide.group_size(k)
