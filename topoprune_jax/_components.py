@@ -40,7 +40,7 @@ def connected_components(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " n"]:
 
 def count_of(components: Int[Array, " n"]) -> int:
     """How many there are, of numbers that are known: by NumPy, which needs no program for it."""
-    return int(np.max(components)) + 1
+    return int(np.asarray(components).max()) + 1
 
 
 def compile_components(fuzzy_set: Any) -> None:

@@ -187,7 +187,8 @@ def _principal_axes(sample: Float[Array, "m e"], p: int) -> Float[Array, "e p"]:
         axes = product(axes, vectors / jnp.sqrt(jnp.maximum(weights, least))[None, :])
         return product(sample.T, product(sample, axes))
 
-    axes = jax.random.normal(jax.random.key(0), (e, min(e, p + 8)), sample.dtype)
+    start = np.random.default_rng(0).standard_normal((e, min(e, p + 8)))
+    axes = jnp.asarray(start.astype(sample.dtype))
     axes = jnp.linalg.qr(lax.fori_loop(0, _POWERS, power, axes))[0]
     scores = product(sample, axes)
     vectors = jnp.linalg.eigh(product(scores.T, scores))[1]
@@ -542,9 +543,7 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
         own = _tile_rows(tree, plan, t)
         x = tree.coordinates.queries(own)
         to_centers = square[:, None] - 2 * product(tree.centers, x[:, :s].T)
-        farthest = exact.least_of(to_centers, votes)[1][-1:]
-        near = to_centers <= jnp.take_along_axis(to_centers, farthest, axis=0)
-        count = jnp.sum(near, axis=1, dtype=x.dtype)
+        count = jnp.sum(to_centers <= _smallest(to_centers, votes), axis=1, dtype=x.dtype)
         # Blocks with equal votes by their mean distance, which counts for less than one vote.
         mean = jnp.mean(to_centers, axis=1)
         spread = jnp.maximum(jnp.max(mean) - jnp.min(mean), jnp.finfo(x.dtype).tiny)
@@ -559,6 +558,16 @@ def _scan_blocks(tree: _Tree, first, *, plan, n_tiles) -> Int[Array, "rows candi
         return jnp.where(jnp.isinf(score), own[:, None], found)
 
     return exact.flat(lax.map(tile, first + jnp.arange(n_tiles, dtype=jnp.int32)))
+
+
+def _smallest(values: Float[Array, "width rows"], k: int) -> Float[Array, "1 rows"]:
+    """The k-th smallest different number of every column; infinity where there are fewer."""
+
+    def next_one(_, found: Float[Array, "1 rows"]) -> Array:
+        return jnp.min(jnp.where(values > found, values, jnp.inf), axis=0, keepdims=True)
+
+    nothing = varying_with(jnp.full_like(values[:1], -jnp.inf), values)
+    return lax.fori_loop(0, k, next_one, nothing)
 
 
 def _few_of(score: Float[Array, "width rows"], plan: _Plan) -> tuple[Array, Array]:

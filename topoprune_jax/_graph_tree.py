@@ -53,10 +53,13 @@ def leaves(values: Float[Array, "n s"], *, depth: int, axes: int) -> tuple[Array
         farthest = square >= largest(square)[:, None]
         far = -largest(jnp.where(farthest, -place, -n_rows))
         direction = z.reshape(n_rows, -1)[jnp.minimum(far, n_rows - 1)]
-        for _ in range(_POWERS):
+
+        def power(_, direction):
             shadow = along(direction)
             shadow = shadow / jnp.maximum(largest(jnp.abs(shadow)), tiny)[:, None]
-            direction = total(z * shadow[:, :, None])
+            return total(z * shadow[:, :, None])
+
+        direction = lax.fori_loop(0, _POWERS, power, direction)
         block = jnp.broadcast_to(leaf[:, None] >> (depth - level), place.shape).ravel()
         order = order_in_blocks(block, along(direction).ravel(), 2**depth - 1)
         return number.ravel()[order].reshape(place.shape)
