@@ -1001,25 +1001,25 @@ OTHERS = {
         "ValueError",
         "`features` must have a row for each of the 40 samples of the fuzzy set; got 39 rows",
     ),
-    "choose_beta betas": (
-        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas="high"),
+    "choose_beta strongest": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, strongest="high"),
         "TypeError",
-        "`betas` must be a list of numbers; got 'high'",
+        "`strongest` must be a number; got 'high'",
     ),
-    "choose_beta one beta": (
-        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas=2.0),
+    "choose_beta several": (
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, strongest=[2.0]),
         "TypeError",
-        "`betas` must be a list of numbers; got 2.0",
+        r"`strongest` must be a number; got \[2.0\]",
     ),
     "choose_beta large beta": (
-        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, betas=[100.0]),
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, labels=SCORES, strongest=100.0),
         "ValueError",
-        "`betas` must be between 0 and 50; got betas=100",
+        "`strongest` must be between 0 and 50; got strongest=100",
     ),
     "choose_beta large beta of strata": (
-        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, strata=SCORES, betas=[100.0]),
+        lambda: tp.choose_beta(GOOD, FUZZY, SCORES, strata=SCORES, strongest=100.0),
         "ValueError",
-        "`betas` must be between 0 and 50; got betas=100",
+        "`strongest` must be between 0 and 50; got strongest=100",
     ),
     "choose_beta ratio of strata": (
         lambda: tp.choose_beta(GOOD, FUZZY, SCORES, strata=SCORES, ratio=1.5),

@@ -245,74 +245,104 @@ def nearest_kept_error(points, labels, kept):
 
 
 @pytest.mark.parametrize("tolerance", tiers([0.0, 0.1, 0.5, 2.0, 100.0], [0.1, 2.0]))
-def test_beta_is_the_largest_that_the_tolerance_allows(digits_manifold, tolerance):
+def test_beta_is_where_a_parabola_has_risen_by_the_tolerance(digits_manifold, tolerance):
     points, labels, fuzzy_set, scores = digits_manifold
-    betas = [4.0, 2.0, 1.0, 0.5, 0.0]
     errors = []
-    for beta in betas:
+    for beta in (0.0, 4.0):
         pick = tp.select(fuzzy_set, scores, 0.9, labels=labels, beta=beta)
         errors.append(nearest_kept_error(points, labels, np.asarray(pick.kept)))
-    assert errors[0] > 2 * errors[-1]  # so that there is something to choose
-    allowed = [b for b, e in zip(betas, errors, strict=True) if e <= (1 + tolerance) * errors[-1]]
-    given = {"labels": labels, "betas": betas[::-1], "tolerance": tolerance}
-    assert float(tp.choose_beta(points, fuzzy_set, scores, **given)) == allowed[0]
-    given["betas"] = np.asarray(betas)
+    assert errors[1] > 2 * errors[0]  # so that there is something to choose
+    parabola = np.polynomial.Polynomial([errors[0], 0, (errors[1] - errors[0]) / 16])
+    level = (parabola - (1 + tolerance) * errors[0]).roots().real.max()
+    given = {"labels": labels, "strongest": 4.0, "tolerance": tolerance}
+    beta = float(tp.choose_beta(points, fuzzy_set, scores, **given))
+    assert beta == pytest.approx(min(4.0, level), rel=1e-5)
     traced = jax.jit(lambda points: tp.choose_beta(points, fuzzy_set, scores, **given))
-    assert float(traced(points)) == allowed[0]
+    assert float(traced(points)) == pytest.approx(beta, rel=1e-6)
     # Neither scale nor place of the features matters.
     moved = points * 1e18 + 3e18
-    assert float(tp.choose_beta(moved, fuzzy_set, scores, **given)) == allowed[0]
+    assert float(tp.choose_beta(moved, fuzzy_set, scores, **given)) == beta
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "tolerance", "share"),
+    [
+        (100, 105, 0.05, 1),
+        (100, 120, 0.05, 0.5),
+        (100, 110, 0.0, 0),
+        (100, 90, 0.0, 1),  # complex samples stand for less
+        (0, 7, 0.05, 0),
+        (0, 0, 0.0, 1),
+    ],
+)
+def test_the_parabola_by_hand(least, most, tolerance, share):
+    counts = np.float32(least), np.float32(most)
+    traced = jax.jit(functools.partial(_beta._bearable_share, tolerance=tolerance))
+    assert _beta._bearable_share(*counts, tolerance) == share
+    assert traced(*counts) == share
 
 
 def test_beta_of_known_points_and_traced_scores(digits_manifold):
     points, labels, fuzzy_set, scores = digits_manifold
 
     def find(scores, tolerance):
-        given = {"strata": labels, "tolerance": tolerance, "betas": [9.0, 0.1]}
+        given = {"strata": labels, "tolerance": tolerance, "strongest": 9.0}
         return tp.choose_beta(points, fuzzy_set, scores, **given)
 
     for tolerance in (0.0, 0.5, 100.0):
         traced = jax.jit(functools.partial(find, tolerance=tolerance))(jnp.asarray(scores))
-        assert float(traced) == float(find(scores, tolerance))
+        assert float(traced) == pytest.approx(float(find(scores, tolerance)), rel=1e-6)
 
 
-def test_beta_is_measured_on_a_sample_of_many(monkeypatch, digits_manifold):
+def test_beta_is_measured_on_an_even_sample_of_many(monkeypatch, digits_manifold):
     points, labels, fuzzy_set, scores = digits_manifold
-    monkeypatch.setattr(_beta, "_SAMPLES", 599)
-    choices = [
-        float(tp.choose_beta(points, fuzzy_set, scores, labels=labels, key=jax.random.key(seed)))
-        for seed in range(3)
-    ]
-    whole = float(tp.choose_beta(points, fuzzy_set, scores, labels=labels))
-    assert set(choices) <= {0.0, 0.25, 0.5, 1.0, 2.0}
-    assert whole in choices
+    find = functools.partial(tp.choose_beta, points, fuzzy_set, scores, labels=labels)
+    seen, counts = [], []
+    count = _beta._disagreement
+
+    def counted(points, codes, kept, looked_at):
+        seen.append(np.asarray(looked_at))
+        counts.append(count(points, codes, kept, looked_at))
+        return counts[-1]
+
+    monkeypatch.setattr(_beta, "_disagreement", counted)
+    find()
+    monkeypatch.setattr(_beta, "_SAMPLES", 400)
+    beta, (least, most) = float(find()), map(float, counts[2:])
+    assert beta == pytest.approx(2 * np.sqrt(0.05 * least / (most - least)), rel=1e-5)
+    assert [looked_at.size for looked_at in seen] == [600, 600, 400, 400]
+    np.testing.assert_array_equal(seen[0], np.arange(600))
+    assert seen[2][0] == 0
+    assert set(np.diff(seen[2])) == {1, 2}
+    assert seen[2][-1] >= 598
 
 
 def test_the_comparison_of_betas_leaves_its_picks(digits_manifold, monkeypatch):
-    """From which the greedy goes on to the same order."""
+    """From which the greedy goes on to the same order, where the strongest can be borne."""
     points, labels, _, scores = digits_manifold
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
     monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 100)
     given = {"strata": labels, "ratio": 0.8}
-    found, seen = set(), []
-    for tolerance, betas in ((0.0, [9.0]), (0.3, [9.0, 0.1]), (100.0, [3.0])):
-        more = given | {"tolerance": tolerance, "betas": betas}
-        beta, begun = _beta.beta_and_picks(points, fuzzy_set, scores, **more)
-        assert float(beta) == float(tp.choose_beta(points, fuzzy_set, scores, **more))
-        expected = tp.select(fuzzy_set, scores, 0.0, strata=labels, beta=beta).order
-        np.testing.assert_array_equal(begun.order[:120], expected[:120])
-        order = _coverage.finish(begun, progress=lambda *report: seen.append(report))
-        np.testing.assert_array_equal(order, expected)
-        found.add(float(beta))
-    assert len(found) == 3
-    assert [done for _, done, _ in seen] == 3 * [120, 220, 320, 420, 520, 600]
-    # There are none where the picks are not made at once.
+    seen = []
+    more = given | {"tolerance": 100.0, "strongest": 3.0}
+    beta, begun = _beta.beta_and_picks(points, fuzzy_set, scores, **more)
+    assert float(beta) == float(tp.choose_beta(points, fuzzy_set, scores, **more)) == 3
+    expected = tp.select(fuzzy_set, scores, 0.0, strata=labels, beta=beta).order
+    np.testing.assert_array_equal(begun.order[:120], expected[:120])
+    order = _coverage.finish(begun, progress=lambda *report: seen.append(report))
+    np.testing.assert_array_equal(order, expected)
+    assert [done for _, done, _ in seen] == [120, 220, 320, 420, 520, 600]
+    # There are none of a beta in between.
+    beta, begun = _beta.beta_and_picks(points, fuzzy_set, scores, **given, strongest=9.0)
+    assert 0 < float(beta) < 9
+    assert begun is None
+    # Nor where the picks are not made at once.
     monkeypatch.setattr(_beta, "PICKS_AT_ONCE", 100)
-    assert _beta.beta_and_picks(points, fuzzy_set, scores, **given)[1] is None
+    assert _beta.beta_and_picks(points, fuzzy_set, scores, **more)[1] is None
     assert _beta.beta_and_picks(points, fuzzy_set, scores, labels=labels, ratio=0.8)[1] is None
     monkeypatch.undo()
     monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
-    assert _beta.beta_and_picks(points, fuzzy_set, scores, **given)[1] is None
+    assert _beta.beta_and_picks(points, fuzzy_set, scores, **more)[1] is None
 
 
 @pytest.mark.parametrize("numbers", [1, 1000, 1 << 20])
@@ -335,8 +365,8 @@ def test_beta_needs_groups_and_the_features_of_the_fuzzy_set(digits_manifold):
         tp.choose_beta(points, fuzzy_set, scores)
     with pytest.raises(ValueError, match="a row for each of the 600 samples of the fuzzy set"):
         tp.choose_beta(points[1:], fuzzy_set, scores, labels=labels)
-    with pytest.raises(ValueError, match="`betas` must hold a number above 0"):
-        tp.choose_beta(points, fuzzy_set, scores, labels=labels, betas=[0.0])
+    with pytest.raises(ValueError, match="`strongest` must be above 0; got 0"):
+        tp.choose_beta(points, fuzzy_set, scores, labels=labels, strongest=0.0)
     with pytest.raises(ValueError, match="`tolerance` must be at least 0"):
         tp.choose_beta(points, fuzzy_set, scores, labels=labels, tolerance=-1.0)
 

@@ -17,13 +17,12 @@ from ._least import first_of_least
 from ._ring import Rows, extent, gather
 from ._select import begun_by_strata, kept_by_strata, kept_count, select
 from ._steps import Steps, wait
-from ._types import Array, ArrayInput, Key, Progress
+from ._types import Array, ArrayInput, Progress
 
-BETAS = (2.0, 1.0, 0.5, 0.25)
+STRONGEST = 2.0
 TOLERANCE = 0.05
 RATIO = 0.9
 _SAMPLES = 10_000
-_ROUNDING = 0.01  # of a product of a count and a float32; counts are whole numbers
 _TILE_NUMBERS = 1 << 19  # similarities of samples and kept samples at a time: 2 MiB
 _LEAST_ROWS = 128  # samples at a time at least, or the kept ones are read too often
 
@@ -35,11 +34,10 @@ def choose_beta(
     *,
     labels: ArrayInput | None = None,
     strata: ArrayInput | None = None,
-    betas: ArrayInput = BETAS,
+    strongest: float = STRONGEST,
     tolerance: float = TOLERANCE,
     ratio: float = RATIO,
     progress: Progress | None = None,
-    key: Key | None = None,
 ) -> Float[Array, ""]:
     r"""The strongest preference for simple samples that the data allow.
 
@@ -49,10 +47,15 @@ def choose_beta(
 
         e(beta) = (1/n) #{j : g_i != g_j},    i = argmin over S_beta of |x_i - x_j|,
 
-    and the choice is the largest beta with e(beta) <= (1 + tolerance) e(0). Where groups overlap
-    anyway, as the classes of images do in the features of a weak network, avoiding complex samples
-    costs little and the choice is large; where the complex samples are the only ones that tell
-    small groups apart, as in sets of many classes, it is near 0, pure coverage.
+    and the choice is the beta where a parabola through e(0) and e(B), flat at 0, has risen by the
+    tolerance t, B = `strongest` at most:
+
+        beta = B min(1, sqrt(t e(0) / (e(B) - e(0)))).
+
+    Where groups overlap anyway, as the classes of images do in the features of a weak network,
+    avoiding complex samples costs little and the choice is large; where the complex samples are the
+    only ones that tell small groups apart, as in sets of many classes, it is small, nearly pure
+    coverage. It moves with the data and does not jump.
 
     The ratio is that of the comparison; one beta serves every ratio, so that what is kept at one
     is part of what is kept at every smaller one.
@@ -62,30 +65,28 @@ def choose_beta(
 
     **Arguments:**
 
-    - `features`: (n, d), as the neighbors were found in; rows of unit length for angles.
+    - `features`: (n, d), as the neighbors were found in; rows of unit length for angles. Where
+      there are more than 10,000, the disagreement is that of 10,000 spread evenly over them.
     - `fuzzy_set`, `scores`, `labels`, `strata`: as for `select`. Labels or strata are needed.
-    - `betas`: those to try, besides 0; at most 50.
-    - `tolerance`: by how much the disagreement may rise, as a fraction of that of pure coverage.
+    - `strongest`: B, the largest beta that can be chosen, above 0 and at most 50.
+    - `tolerance`: t, by how much the disagreement may rise, as a fraction of that of pure coverage.
     - `ratio`: the fraction removed in the comparison.
     - `progress`: called with ("beta", done, total).
-    - `key`: draws the 10,000 samples that the disagreement is measured on where there are more;
-      `jax.random.key(0)` unless given.
 
-    **Returns:** one of `betas`, or 0.
+    **Returns:** the beta, between 0 and `strongest`.
 
     **Raises:** TypeError or ValueError with one sentence as `select` does, for a tolerance below 0,
-    no betas or one out of range, and where there are neither labels nor strata.
+    a `strongest` out of range, and where there are neither labels nor strata.
 
-    Works under `jit` and `vmap`, where it cannot stop at the first beta that will do and takes as
-    long as a `select` for each of them.
+    Works under `jit` and `vmap`.
 
     ```python
     >>> import jax, topoprune_jax as tp
     >>> x = jax.random.normal(jax.random.key(0), (300, 8))
     >>> labels = (x[:, 0] > 0).astype(int)
     >>> fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(x, labels=labels))
-    >>> float(tp.choose_beta(x, fuzzy_set, -x[:, 0] ** 2, labels=labels))
-    1.0
+    >>> round(float(tp.choose_beta(x, fuzzy_set, -x[:, 0] ** 2, labels=labels)), 1)
+    1.8
 
     ```
     """
@@ -95,11 +96,10 @@ def choose_beta(
         scores,
         labels=labels,
         strata=strata,
-        betas=betas,
+        strongest=strongest,
         tolerance=tolerance,
         ratio=ratio,
         progress=progress,
-        key=key,
     )[0]
 
 
@@ -110,16 +110,15 @@ def beta_and_picks(
     *,
     labels: ArrayInput | None = None,
     strata: ArrayInput | None = None,
-    betas: ArrayInput = BETAS,
+    strongest: float = STRONGEST,
     tolerance: float = TOLERANCE,
     ratio: float = RATIO,
     progress: Progress | None = None,
-    key: Key | None = None,
 ) -> tuple[Float[Array, ""], Begun | None]:
     """`choose_beta`, and the greedy with that beta as far as the comparison needed it.
 
-    There is none with labels, for very many samples, on an accelerator, while JAX traces, and where
-    a checkpoint had the answer.
+    There is one where the choice is `strongest`; not with labels, for very many samples, on an
+    accelerator, while JAX traces, and where a checkpoint had the answer.
     """
     # Rows that are divided among devices come from `rank`, which has looked at them.
     points = (
@@ -139,56 +138,51 @@ def beta_and_picks(
         )
     ratio = checks.check_ratio(ratio)
     tolerance = checks.check_number(tolerance, name="tolerance", low=0)
-    listed = checks.check_list(betas, name="betas", hint="Pass one number as [2.0].")
-    limits = {"low": 0, "high": checks.LARGEST_BETA}
-    values = {checks.check_number(beta, name="betas", **limits) for beta in listed}
-    several = sorted(values - {0.0}, reverse=True)
-    if not several:
-        raise ValueError(f"`betas` must hold a number above 0; got {listed}. Name some to try.")
+    strongest = checks.check_number(strongest, name="strongest", low=0, high=checks.LARGEST_BETA)
+    if strongest == 0:
+        raise ValueError("`strongest` must be above 0; got 0. Pass `beta=0` for pure coverage.")
     groups = strata if labels is None else labels
     codes = checks.check_labels(groups, n, name="labels" if labels is not None else "strata")
-    key = checks.check_key(jax.random.key(0) if key is None else key)
-    looked_at = jnp.asarray(np.arange(n, dtype=np.int32))
-    if n > _SAMPLES:
-        looked_at = jax.random.choice(key, looked_at, (_SAMPLES,), replace=False)
+    some = min(n, _SAMPLES)
+    looked_at = jnp.asarray((np.arange(some) * n // some).astype(np.int32))
 
     # A lane must not wait, so that nothing holds up the end of a process that was interrupted.
     waits = labels is not None or kept_count(n, ratio) > PICKS_AT_ONCE
     arrays = jax.tree.leaves((points, fuzzy_set, codes))
     apart = isinstance(points, Rows) or waits
-    steps = Steps("beta", len(several) + 1, progress, beside=() if apart else arrays)
+    steps = Steps("beta", 2, progress, beside=() if apart else arrays)
     edges = None
     if not waits and backend.is_cpu() and not any(map(checks.is_traced, arrays)):
         edges = edges_within(fuzzy_set, jnp.asarray(np.zeros(n, np.int32)))
     begun: dict[float, Begun] = {}
 
-    def disagreement(beta: Any) -> Array:
+    def disagreement(beta: float) -> Array:
         if labels is not None:
             groups = {"labels": labels, "strata": strata}
             kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
         elif edges is None:
             kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
         else:
-            greedy = begun_by_strata(edges, fuzzy_set, scores, ratio, strata=codes, beta=beta)
-            if not checks.is_traced(beta):
-                begun[beta] = greedy
-            kept = greedy.order[: kept_count(n, ratio)]
+            begun[beta] = begun_by_strata(edges, fuzzy_set, scores, ratio, strata=codes, beta=beta)
+            kept = begun[beta].order[: kept_count(n, ratio)]
         return _disagreement(*_within_reach(points, codes, kept, looked_at))
 
-    least = steps.run(disagreement, 0.0)
-    if checks.is_traced(least):
-        tried = jnp.asarray([*several, 0.0], points.dtype)
-        bearable = lax.map(disagreement, tried) <= (1 + tolerance) * least + _ROUNDING
-        return tried[jnp.argmax(bearable)], None
-    for beta in several:
-        # The first of them runs beside pure coverage, where there are lanes.
-        count = wait(steps.run(disagreement, beta))
-        if float(count) <= (1 + tolerance) * float(wait(least)) + _ROUNDING:
-            break
-        begun.pop(beta, None)
-    else:
-        beta = 0.0
-    return steps.end(jnp.asarray(beta, points.dtype)), begun.get(beta)
+    # They run beside each other, where there are lanes.
+    counts = [steps.run(disagreement, beta) for beta in (0.0, strongest)]
+    traced = checks.is_traced(counts[0])
+    least, most = counts if traced else (np.asarray(wait(count)) for count in counts)
+    share = _bearable_share(least, most, tolerance)
+    beta = steps.end(jnp.asarray(np.asarray(strongest, points.dtype) * share, points.dtype))
+    return beta, None if traced or share < 1 else begun.get(strongest)
+
+
+def _bearable_share(least: Any, most: Any, tolerance: float) -> Any:
+    """Of the way from `least` to `most` on a parabola, flat at its start, what the tolerance lets
+    us go. They are whole numbers."""
+    xp = jnp if checks.is_traced(least) else np
+    allowed, rise = np.asarray(tolerance, least.dtype) * least, most - least
+    share = allowed / xp.maximum(rise, np.ones((), least.dtype))
+    return xp.where(rise <= allowed, np.ones((), least.dtype), xp.sqrt(share))
 
 
 def _within_reach(

@@ -123,9 +123,9 @@ def rank(
        one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
        at least .001, gamma from 4 to 64, the larger the better large classes lie apart
        (`choose_agreement_power`), and beta = -1: complex samples are preferred, unless they lie
-       among another class. Without labels a_i = 1, and beta is the largest of 2, 1, 1/2, 1/4 and 0
-       at which what is kept stands for the rest nearly as well as at 0 (`choose_beta`): simple
-       samples are preferred, as nothing tells which of the complex ones can be trusted.
+       among another class. Without labels a_i = 1, and beta is as large, 2 at most, as leaves
+       what is kept standing for the rest nearly as well as at 0 (`choose_beta`): simple samples
+       are preferred, as nothing tells which of the complex ones can be trusted.
     6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
        labels mu is built within the classes and every class keeps its share.
 
@@ -215,8 +215,8 @@ def rank(
     Works under `jit` and `vmap`, for many data sets of one size or many keys in one call. Values
     cannot be looked at there: labels must be integers, rows that are not finite are taken for
     zeros, and `result` says so. Rounding differs there, and with it some picks. For one large data
-    set the call outside of `jit` is faster: there the choice of beta ends with the first that will
-    do, and neighbors in few dimensions are found without comparing all points.
+    set the call outside of `jit` is faster: there neighbors in few dimensions are found without
+    comparing all points.
 
     Source: the method follows TopoPrune (arXiv 2602.02739), whose public text gives no formulas;
     these are this package's own.
@@ -443,7 +443,6 @@ def _stages(
             agreement_power=agreement_power,
             tile_bytes=tile_bytes,
             run=run,
-            key=strata_key,
         )
         z = found_embedding()
     return scores, order, z, where, beta, power, graph.recall
@@ -578,7 +577,6 @@ def _order(
     agreement_power,
     tile_bytes,
     run: Run,
-    key,
 ) -> tuple[Array, Array, Array]:
     """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
     begun: list[Begun | None] = []
@@ -588,7 +586,7 @@ def _order(
             compare = partial(beta_and_picks, points, fuzzy_set, scores, strata=strata)
 
             def choose() -> Array:
-                beta, picks = compare(progress=run, key=key)
+                beta, picks = compare(progress=run)
                 begun.append(picks)
                 return beta
 

@@ -21,7 +21,7 @@ from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
-_BETAS = 5  # that `choose_beta` tries at most
+_BETAS = 2  # that `choose_beta` compares
 # What the compiler and its programs hold on a CPU.
 PROGRAM_BYTES = 3.7e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
@@ -439,7 +439,7 @@ def _of_strata(p: Problem) -> Stage:
 
 
 def _of_beta(p: Problem, platform: str) -> Stage:
-    """The greedy of a tenth of the picks for several betas, and the nearest of what it keeps."""
+    """The greedy of a tenth of the picks for two betas, and the nearest of what each keeps."""
     picks = p.n / 10
     once = _greedy_work(p, picks, _FIRST_EVALUATIONS, platform)
     once = once._replace(

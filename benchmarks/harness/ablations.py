@@ -276,8 +276,7 @@ def _covered(variant, stages, scores, ratio):
     elif beta is None and labeled:
         beta = -1.0
     elif beta is None:
-        key = stages.strata_key
-        beta = tp.choose_beta(stages.points, stages.covering, scores, **groups, key=key)
+        beta = tp.choose_beta(stages.points, stages.covering, scores, **groups)
     if gamma is None:
         gamma = 4.0 if labeled else 0.0
     weights = None if gamma == 0 else jnp.maximum(jnp.asarray(_own_share(stages)), 1e-3) ** gamma
