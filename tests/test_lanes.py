@@ -419,61 +419,89 @@ def test_nothing_is_beside_the_stages_of_very_many_samples(digits, threads_of, m
     assert [name == here() for name in seen] == [False, True]
 
 
+AHEAD = ("_build", "_degrees", "_eigenmap", "_components")
+FOR_SELECTION = ("_weights_of_ranks", "edges_within", "_start", "_pick", "_order", "_disagreement")
+
+
 def test_what_is_compiled_ahead_is_not_compiled_again(caplog, rng):
-    """The programs between neighbors and patches, for arrays of the shapes that were told."""
+    """Those of the manifold and of the selection, for arrays of the shapes that were told."""
     n, k, e = 331, 7, 16
     accuracy = _rank._ACCURACY
-    names = ("_build", "_degrees", "_eigenmap", "_components")
 
-    def compiled(n):
+    def compiled(n, names, made):
+        messages = [m for m in made if m.startswith("Finished XLA compilation")]
+        return [name for name in names if any(f"jit({name})" in m for m in messages)]
+
+    def stages(n):
         points = rng.normal(size=(n, 5)).astype(np.float32)
         graph = tp.knn_graph(points, n_neighbors=k)
         caplog.clear()
         with jax.log_compiles(True):
             fuzzy_set = tp.fuzzy_simplicial_set(graph)
             tp.spectral_embedding(fuzzy_set, e, by_component=True, **accuracy)
-        made = [m for m in caplog.messages if m.startswith("Finished XLA compilation")]
-        return [name for name in names if any(f"jit({name})" in m for m in made)]
+            manifold = list(caplog.messages)
+            caplog.clear()
+            strata = np.arange(n, dtype=np.int32) % 4
+            beta, _ = _beta.beta_and_picks(points, fuzzy_set, points[:, 0], strata=strata)
+            tp.select(fuzzy_set, points[:, 0], 0.5, strata=strata, beta=float(beta))
+        return compiled(n, AHEAD, manifold), compiled(n, FOR_SELECTION, caplog.messages)
 
-    assert compiled(n + 1) == list(names)
-    _rank._compile_manifold(n, k, e, Run())
-    assert compiled(n) == []
+    assert stages(n + 1) == (list(AHEAD), list(FOR_SELECTION))
+    shapes = n, k, jnp.dtype(jnp.float32)
+    _rank._compile_manifold(*shapes, e, Run())
+    _rank._compile_selection(*shapes, jnp.zeros((n, 5)), Run())
+    assert stages(n) == ([], [])
 
 
 def test_nothing_more_is_compiled_once_nobody_waits(monkeypatch):
     """And what was not finished is compiled when it is asked for again."""
     made = []
-    for name in ("compile_eigenmap", "compile_components"):
+    for name in ("compile_eigenmap", "compile_components", "compile_selection"):
         monkeypatch.setattr(_rank, name, lambda *_, name=name, **__: made.append(name))
     branch = _steps._Branch()
     branch.leave()
+    shapes = 329, 3, jnp.dtype(jnp.float32)
     with pytest.raises(_steps._LeftError):
-        _rank._compile_manifold(329, 3, 16, branch)
-    assert made == []
+        _rank._compile_manifold(*shapes, 16, branch)
+    with pytest.raises(_steps._LeftError):
+        _rank._compile_selection(*shapes, jnp.zeros((329, 2)), branch)
+    assert made == ["compile_selection"]
     for _ in range(2):
-        _rank._compile_manifold(329, 3, 16, Run())
-    assert made == ["compile_eigenmap", "compile_components"]
+        _rank._compile_manifold(*shapes, 16, Run())
+        _rank._compile_selection(*shapes, None, Run())
+    assert made == ["compile_selection", *made[1:]]
+    assert sorted(made[1:]) == ["compile_components", "compile_eigenmap", "compile_selection"]
 
 
 def test_rank_compiles_ahead_in_a_thread(monkeypatch, rng):
     """Once for arrays of one shape, and it waits for that; not where JAX traces."""
     seen = []
 
-    def note(n, k, e, run):
-        seen.append((n, k, e, threading.current_thread() is threading.main_thread()))
+    def note(name, *shapes, run):
+        seen.append((name, *shapes, threading.current_thread() is threading.main_thread()))
 
-    monkeypatch.setattr(_rank, "_compile_manifold", note)
+    for name in ("manifold", "selection"):
+        put = functools.partial(note, name)
+        put = lambda *args, put=put: put(*args[:-1], run=args[-1])  # noqa: E731
+        monkeypatch.setattr(_rank, f"_compile_{name}", put)
     points = rng.normal(size=(60, 4)).astype(np.float32)
     quick = {"embedding": tp.EmbeddingOptions(n_epochs=0), "n_neighbors": 5, "beta": 0.0}
     tp.rank(points, 0.5, **quick)
-    assert seen == [(60, 5, 16, False)]
+    shapes = 60, 5, jnp.float32
+    assert seen == [("manifold", *shapes, 16, False), ("selection", *shapes, None, False)]
     jax.eval_shape(lambda x: tp.rank(x, 0.5, **quick).order, points)
     tp.rank(points, 0.5, **quick, mesh=jax.make_mesh((1,), ("x",)))
-    assert len(seen) == 1
+    assert len(seen) == 2
+    tp.rank(points, 0.5, **(quick | {"beta": None}))
+    assert seen[-1][-2].shape == (60, 4)
+    # A graph from elsewhere leaves the manifold and the selection to be compiled.
+    graph = tp.knn_graph(points, n_neighbors=3)
+    tp.rank(points, 0.5, **quick, neighbors=graph)
+    assert [told[:3] for told in seen[-2:]] == [("manifold", 60, 3), ("selection", 60, 3)]
 
 
 def test_what_goes_wrong_ahead_is_told(monkeypatch, rng):
-    def fail(n, k, e, run):
+    def fail(*_):
         raise RuntimeError("no room for the programs")
 
     monkeypatch.setattr(_rank, "_compile_manifold", fail)

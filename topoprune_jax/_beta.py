@@ -143,7 +143,7 @@ def beta_and_picks(
         raise ValueError("`strongest` must be above 0; got 0. Pass `beta=0` for pure coverage.")
     groups = strata if labels is None else labels
     codes = checks.check_labels(groups, n, name="labels" if labels is not None else "strata")
-    some = min(n, _SAMPLES)
+    some = _looked_at(n)
     looked_at = jnp.asarray((np.arange(some) * n // some).astype(np.int32))
 
     # A lane must not wait, so that nothing holds up the end of a process that was interrupted.
@@ -174,6 +174,21 @@ def beta_and_picks(
     share = _bearable_share(least, most, tolerance)
     beta = steps.end(jnp.asarray(np.asarray(strongest, points.dtype) * share, points.dtype))
     return beta, None if traced or share < 1 else begun.get(strongest)
+
+
+def _looked_at(n: int) -> int:
+    return min(n, _SAMPLES)
+
+
+def compile_comparison(points: Any, run: Progress) -> None:
+    """Compiles what `choose_beta` takes besides the selection for features of these shapes, as they
+    are by default."""
+    n, d = points.shape
+    run("compilation", 0, 1)
+    shapes = [
+        jax.ShapeDtypeStruct((m,), np.int32) for m in (n, kept_count(n, RATIO), _looked_at(n))
+    ]
+    _disagreement.lower(jax.ShapeDtypeStruct((n, d), points.dtype), *shapes).compile()
 
 
 def _bearable_share(least: Any, most: Any, tolerance: float) -> Any:

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -87,6 +88,24 @@ def greedy_coverage(
         sizes = [int(np.count_nonzero(share)) for share in shares]
         states = tuple(_restricted(state, share) for share in shares)
     return _picked(edges, weights, states, sizes, progress)
+
+
+def compile_coverage(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> None:
+    """Compiles what the greedy of a CPU takes for a set of these shapes."""
+    n, dtype = fuzzy_set.n_points, fuzzy_set.memberships.dtype
+    whole, number = jax.ShapeDtypeStruct((n,), np.int32), jax.ShapeDtypeStruct((), np.int32)
+    weights = jax.ShapeDtypeStruct((n,), dtype)
+    edges = jax.eval_shape(edges_within, fuzzy_set, whole)
+    state = jax.eval_shape(_start, edges, weights)
+    programs = [
+        (edges_within, (fuzzy_set, whole)),
+        (_start, (edges, weights)),
+        (_pick, (edges, weights, state, number)),
+        (_order, (weights,)),
+    ]
+    for i, (program, shapes) in enumerate(programs):
+        run("compilation", i, len(programs))
+        program.lower(*shapes).compile()
 
 
 class Begun(NamedTuple):

@@ -177,12 +177,23 @@ def _label_codes(labels: ArrayInput, n: int) -> Int[Array, " n"]:
 def compile_fuzzy_set(graph: Any) -> Any:
     """Compiles what `fuzzy_simplicial_set` and its degrees take for a graph of these shapes, and
     says what shapes come of it."""
-    number = jax.ShapeDtypeStruct((), graph.distances.dtype)
-    given = {"connectivity": 1.0, "codes": None}
-    _build.lower(graph, mix=number, between=number, **given).compile()
-    fuzzy_set = jax.eval_shape(partial(_build, **given), graph, mix=number, between=number)
+    _build.lower(graph, **_plainly(graph)).compile()
+    fuzzy_set = shapes_of_fuzzy_set(graph)
     _degrees.lower(fuzzy_set).compile()
     return fuzzy_set
+
+
+def shapes_of_fuzzy_set(graph: Any) -> Any:
+    """What shapes come of a graph of these."""
+    given = _plainly(graph)
+    fixed = {name: given.pop(name) for name in ("connectivity", "codes")}
+    return jax.eval_shape(partial(_build, **fixed), graph, **given)
+
+
+def _plainly(graph: Any) -> dict[str, Any]:
+    """Without labels and with the options as they are by default."""
+    number = jax.ShapeDtypeStruct((), graph.distances.dtype)
+    return {"connectivity": 1.0, "codes": None, "mix": number, "between": number}
 
 
 @partial(jax.jit, static_argnames="connectivity")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._beta import beta_and_picks
+from ._beta import beta_and_picks, compile_comparison
 from ._checkpoint import check_checkpoint, fingerprint
 from ._components import compile_components, connected_components, count_of
 from ._coverage import Begun, finish
@@ -20,7 +20,7 @@ from ._discriminant import AUTO, FEATURES, check_space, in_space, n_classes_of, 
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
 from ._features import as_parts, divided_unit_rows, known_shape, traced_unit_rows, unit_rows
-from ._fuzzy import compile_fuzzy_set, fuzzy_simplicial_set
+from ._fuzzy import compile_fuzzy_set, fuzzy_simplicial_set, shapes_of_fuzzy_set
 from ._graph import (
     LEAST_RECALL,
     NEIGHBORS,
@@ -36,7 +36,14 @@ from ._plan import fitting_tiles, in_discriminant_space, judged_for_noise, probl
 from ._results import RESULTS
 from ._ring import Rows, on_host
 from ._score import structural_complexity
-from ._select import agreement_weights, class_agreement, kept_count, power_for, select
+from ._select import (
+    agreement_weights,
+    class_agreement,
+    compile_selection,
+    kept_count,
+    power_for,
+    select,
+)
 from ._spectral import (
     check_manifold,
     compile_eigenmap,
@@ -54,7 +61,7 @@ _BETA_WITH_LABELS = -1.0
 _BESIDE_UP_TO = 200_000  # samples, whose pieces of an embedding take less than a second
 # Enough for the scores: what further rounds still turn are nearly equal eigenvectors.
 _ACCURACY = {"rounds": 12, "tolerance": 0.01}
-_compiled: set[tuple[int, int, int]] = set()  # for so many samples, neighbors and coordinates
+_compiled: set[tuple[Any, ...]] = set()  # what for, and of which shapes
 
 
 class Ranking(eqx.Module):
@@ -345,8 +352,9 @@ def rank(
         data = on_host(points) if isinstance(points, Rows) else points
         return fingerprint(data, {"labels": codes, "graph": graph}, key, options | more)
 
-    with running(progress, checkpoint, identity) as run:
-        work = {"mesh": mesh, "tile_bytes": tile_bytes, "run": run, "key": key}
+    near = () if isinstance(points, Rows) else (points,)
+    with running(progress, checkpoint, identity) as run, compiled_ahead(near) as ahead:
+        work = {"mesh": mesh, "tile_bytes": tile_bytes, "run": run, "ahead": ahead, "key": key}
         stages = partial(_stages, points, codes, neighbors, **options, **work)
         made = run.once("ranking", stages, lambda *arrays: arrays)
     scores, order, z, coordinates, beta, power, recall = made
@@ -381,20 +389,25 @@ def _stages(
     tile_bytes,
     mesh,
     run,
+    ahead,
     key,
 ) -> tuple[Array, ...]:
     """Scores, order, embedding, manifold, beta, power of the agreement and recall: all that does
     not depend on the ratio."""
     start_key, embed_key, strata_key = jax.random.split(key, 3)
     e = components_for(points.shape[0]) if manifold == "spectral" else 0
-    if isinstance(neighbors, NeighborGraph):
+    is_given = isinstance(neighbors, NeighborGraph)
+    k = neighbors.indices.shape[1] if is_given else n_neighbors
+    shapes = points.shape[0], k, points.dtype
+    wait_for_manifold = ahead(partial(_compile_manifold, *shapes, e))
+    compared = points if codes is None and beta is None else None
+    wait_for_selection = ahead(partial(_compile_selection, *shapes, compared))
+    if is_given:
         graph = neighbors
     else:
         search = partial(_graph_of, points, n_neighbors, neighbors, tile_bytes, run)
-        later = partial(_compile_manifold, points.shape[0], n_neighbors, e)
-        with compiled_ahead(later, () if mesh else (points,)) as wait_for_compiled:
-            graph = run.once("neighbors", search, NeighborGraph)
-            wait_for_compiled()
+        graph = run.once("neighbors", search, NeighborGraph)
+    wait_for_manifold()
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     coordinates, parts, patch_groups = None, None, codes
     if manifold == "spectral":
@@ -427,11 +440,11 @@ def _stages(
         found_strata = side(find_strata, waits_for_need=True) if codes is None else None
         found_embedding = side(find_embedding)
         where = found_embedding() if coordinates is None else coordinates
-        is_given = isinstance(neighbors, NeighborGraph)
         exact_up_to = exact_patches_for("given" if is_given else neighbors)
         options = {"patch_size": patch_size, "exact_up_to": exact_up_to, "mesh": mesh}
         score = partial(structural_complexity, where, labels=patch_groups, **options)
         scores = run.once("complexity", partial(score, progress=run))
+        wait_for_selection()
         order, beta, power = _order(
             points,
             fuzzy_set,
@@ -448,23 +461,39 @@ def _stages(
     return scores, order, z, where, beta, power, graph.recall
 
 
-def _compile_manifold(n: int, k: int, e: int, run: Run) -> None:
+def _compile_manifold(n: int, k: int, dtype: Any, e: int, run: Run) -> None:
     """Compiles what is run between the neighbors and the patches: once, as the search leaves cores
     idle while its own programs are compiled."""
-    if (n, k, e) in _compiled:
+    if ("manifold", n, k, dtype, e) in _compiled:
         return
-
-    def graph() -> NeighborGraph:
-        return NeighborGraph(jnp.zeros((n, k), jnp.int32), jnp.zeros((n, k), jnp.float32))
-
-    stage = "compilation"
-    fuzzy_set = compile_fuzzy_set(jax.eval_shape(graph))
+    stage, graph = "compilation", _shapes_of_graph(n, k, dtype)
+    fuzzy_set = compile_fuzzy_set(graph)
     if e:
         run(stage, 1, 3)
         compile_eigenmap(fuzzy_set, e, **_ACCURACY)
         run(stage, 2, 3)
         compile_components(fuzzy_set)
-    _compiled.add((n, k, e))
+    _compiled.add(("manifold", n, k, dtype, e))
+
+
+def _compile_selection(n: int, k: int, dtype: Any, compared: Array | None, run: Run) -> None:
+    """Compiles what is run after the patches; with what a comparison of betas takes, of such
+    features."""
+    d = 0 if compared is None else compared.shape[1]
+    if ("selection", n, k, dtype, d) in _compiled:
+        return
+    fuzzy_set = shapes_of_fuzzy_set(_shapes_of_graph(n, k, dtype))
+    compile_selection(fuzzy_set, run)
+    if compared is not None:
+        compile_comparison(compared, run)
+    _compiled.add(("selection", n, k, dtype, d))
+
+
+def _shapes_of_graph(n: int, k: int, dtype: Any) -> NeighborGraph:
+    def graph() -> NeighborGraph:
+        return NeighborGraph(jnp.zeros((n, k), jnp.int32), jnp.zeros((n, k), dtype))
+
+    return jax.eval_shape(graph)
 
 
 def _any_traced(features, labels, neighbors, beta, key) -> bool:

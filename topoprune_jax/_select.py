@@ -1,5 +1,8 @@
 """Selection: greedy coverage of the manifold, weighted by complexity, with quotas by class."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
-from ._coverage import Begun, Edges, begin, edges_within, greedy_coverage
+from ._coverage import Begun, Edges, begin, compile_coverage, edges_within, greedy_coverage
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Progress
@@ -119,6 +123,15 @@ def select(
     if labels is not None:
         order = interleave(order, codes)
     return Selection(order, order[:n_kept], order[n_kept:], weights)
+
+
+def compile_selection(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> None:
+    """Compiles what `select` takes for a set of these shapes on a CPU."""
+    n, dtype = fuzzy_set.n_points, fuzzy_set.memberships.dtype
+    values, groups = jax.ShapeDtypeStruct((n,), dtype), jax.ShapeDtypeStruct((n,), np.int32)
+    _weights_of_ranks.lower(values, groups, jax.ShapeDtypeStruct((), dtype)).compile()
+    if backend.is_cpu():
+        compile_coverage(fuzzy_set, run)
 
 
 def _weights(fuzzy_set: FuzzySimplicialSet, values: Array, groups: Array, beta) -> Array:

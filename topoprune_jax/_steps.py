@@ -181,21 +181,25 @@ def beside(run: Run, near: Sequence[Array | None] = ()) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def compiled_ahead(
-    compile_programs: Callable[[Run], None], near: Sequence[Array | None]
-) -> Iterator[Callable[[], None]]:
-    """What waits for programs that a thread compiles in the meantime, as the compiler leaves cores
-    idle; there is one under the conditions of `Lanes`, near those arrays.
+    near: Sequence[Array | None],
+) -> Iterator[Callable[[Callable[[Run], None]], Callable[[], None]]]:
+    """What takes functions that compile programs, as the compiler and the stages leave cores idle:
+    a thread calls them one after the other, under the conditions of `Lanes` near those arrays. For
+    each there is something that waits for its end.
 
-    Between two programs `compile_programs` calls its argument, where it stops once nobody waits.
+    Between two programs they call their argument, where they stop once nobody waits.
     """
     with lane_beside(near) as thread:
-        if thread is None:
-            yield lambda: None
-            return
         branch = _Branch()
-        under_way = thread.submit(compile_programs, branch)
+
+        def ahead(compile_programs: Callable[[Run], None]) -> Callable[[], None]:
+            if thread is None:
+                return lambda: None
+            under_way = thread.submit(compile_programs, branch)
+            return lambda: _result_of(under_way)
+
         try:
-            yield lambda: _result_of(under_way)
+            yield ahead
         finally:
             branch.leave()
 
