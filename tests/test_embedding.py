@@ -285,7 +285,11 @@ def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
 
 @pytest.mark.parametrize(
     ("n", "c", "given", "steps"),
-    [(300, 2, None, 200), (300, 4, None, 120), (10_001, 2, None, 120), (300, 2, 7, 7)],
+    tiers(
+        [(300, 2, None, 200), (300, 4, None, 120), (10_001, 2, None, 120), (300, 2, 7, 7)],
+        [(300, 4, None, 120), (300, 2, 7, 7)],
+        several=True,
+    ),
 )
 def test_steps_of_an_embedding(n, c, given, steps):
     options = tp.EmbeddingOptions(n_components=c, n_epochs=given)

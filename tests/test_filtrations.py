@@ -10,6 +10,7 @@ import scipy.spatial
 from jax.test_util import check_grads
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax.alpha import alpha_complex
@@ -304,8 +305,8 @@ def test_alpha_complex_scales_with_the_points(rng, scale):
     ("points", "components"),
     [
         (np.zeros((1, 2)), 1),
-        (np.eye(2), 2),
-        (np.eye(3)[:2], 2),
+        pytest.param(np.eye(2), 2, marks=pytest.mark.slow),
+        pytest.param(np.eye(3)[:2], 2, marks=pytest.mark.slow),
         (np.ones((9, 3)), 1),
         (np.arange(10.0)[:, None] * np.ones(2), 10),
         (np.array([[0, 0], [1, 0], [0, 0], [1, 0], [5, 5]]), 3),
@@ -370,11 +371,8 @@ def value_of(name):
 @pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name",
-    [
-        # Vietoris-Rips itself has its tests in test_persistence.py.
-        pytest.param(name, marks=pytest.mark.slow) if name in ("rips", "dtm", "alpha") else name
-        for name in FILTRATIONS
-    ],
+    # Vietoris-Rips itself has its tests in test_persistence.py.
+    tiers(FILTRATIONS, ["weights", "graph", "alpha in space"]),
 )
 def test_derivatives_are_those_of_finite_differences(x64, name, order):
     modes = ["rev"] if name in ("rips", "cosine") else ["fwd", "rev"]

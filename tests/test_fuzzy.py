@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from tiers import tiers
 
 import topoprune_jax as tp
 from topoprune_jax._fuzzy import _bisect, _bisect_in_tiles
@@ -54,7 +55,12 @@ def umap_learn(graph, local_connectivity=1.0, set_op_mix_ratio=1.0):
 
 
 @pytest.mark.parametrize(
-    ("local_connectivity", "mix"), [(1.0, 1.0), (1.5, 1.0), (2.0, 0.5), (0.0, 1.0), (1.0, 0.0)]
+    ("local_connectivity", "mix"),
+    tiers(
+        [(1.0, 1.0), (1.5, 1.0), (2.0, 0.5), (0.0, 1.0), (1.0, 0.0)],
+        [(1.0, 1.0), (1.5, 1.0), (2.0, 0.5)],
+        several=True,
+    ),
 )
 def test_equals_umap_learn_on_digits(digits, local_connectivity, mix):
     graph = tp.knn_graph(digits[0])
@@ -123,7 +129,7 @@ def assert_symmetric_from_both_ends(fuzzy_set):
 @pytest.mark.parametrize(
     "target_weight", [pytest.param(w, marks=pytest.mark.slow) for w in (0.0, 0.9, 1.0)] + [0.5]
 )
-@pytest.mark.parametrize("unlabeled", [0.0, 0.7, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("unlabeled", tiers([0.0, 0.7, 1.0], [0.7]))
 def test_labels_equal_umap_learn_on_digits(digits, rng, target_weight, unlabeled):
     points, labels = digits[0][:500], digits[1][:500]
     labels = np.where(rng.random(len(labels)) < unlabeled, -1, labels)

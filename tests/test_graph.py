@@ -32,7 +32,14 @@ def brute_force(points, k, metric="euclidean", labels=None):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])
-@pytest.mark.parametrize(("n", "d", "k"), [(700, 16, 15), (300, 2, 40), (257, 1, 5), (40, 300, 39)])
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    tiers(
+        [(700, 16, 15), (300, 2, 40), (257, 1, 5), (40, 300, 39)],
+        [(700, 16, 15), (40, 300, 39)],
+        several=True,
+    ),
+)
 def test_equals_brute_force(rng, n, d, k, metric):
     if metric == "cosine" and d == 1:
         pytest.skip("one column has only two directions: all distances tie")
@@ -374,7 +381,16 @@ def test_graphs_from_elsewhere_list_the_nearest_first(array):
 
 @pytest.mark.parametrize(
     ("metric", "method"),
-    [("euclidean", "exact"), ("cosine", "exact"), ("inner_product", "projected"), (taxi, "exact")],
+    tiers(
+        [
+            ("euclidean", "exact"),
+            ("cosine", "exact"),
+            ("inner_product", "projected"),
+            (taxi, "exact"),
+        ],
+        [("cosine", "exact"), ("inner_product", "projected")],
+        several=True,
+    ),
 )
 def test_own_graphs_ascend(rng, metric, method):
     points = rng.normal(size=(400, 70)).astype(np.float32)

@@ -61,7 +61,7 @@ def test_the_same_as_comparing_all(rng, name):
     assert_same(*both(SETS[name](rng), 20))
 
 
-@pytest.mark.parametrize("name", ["clusters", "duplicates", "lattice"])
+@pytest.mark.parametrize("name", tiers(["clusters", "duplicates", "lattice"], ["duplicates"]))
 def test_the_same_within_classes(rng, name):
     # Classes of every size: one point, fewer than k, some blocks, nearly all.
     codes = np.repeat([4, 2, 0, 3, 1], [1, 9, 130, 360, 1000])
@@ -104,13 +104,13 @@ def _is_plain(points):
     return points
 
 
-def test_scores_of_their_parts_are_those_of_the_plain_search(rng, monkeypatch):
+@pytest.mark.parametrize("labeled", tiers([False, True], [True]))
+def test_scores_of_their_parts_are_those_of_the_plain_search(rng, monkeypatch, labeled):
     points = rng.normal(size=(N, 2)).astype(np.float32)
-    codes = rng.integers(0, 3, N)
-    plain = [tp.structural_complexity(points, patch_size=6, labels=y) for y in (None, codes)]
+    options = {"patch_size": 6, "labels": rng.integers(0, 3, N) if labeled else None}
+    plain = tp.structural_complexity(points, **options)
     monkeypatch.setattr(boxes, "_MIN_POINTS", 100)
     monkeypatch.setattr(boxes, "_TILES_PER_CALL", 5)
     assert boxes.is_worthwhile(jnp.asarray(points), 5)
-    found = [tp.structural_complexity(points, patch_size=6, labels=y) for y in (None, codes)]
-    for one, other in zip(plain, found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    found = tp.structural_complexity(points, **options)
+    np.testing.assert_array_equal(found, plain)

@@ -128,7 +128,7 @@ def test_searches_and_scores_are_the_same_to_the_bit(rng, small_calls, monkeypat
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("n_classes", [1, 2, 7])
+@pytest.mark.parametrize("n_classes", tiers([1, 2, 7], [2, 7]))
 def test_classes_are_picked_beside_each_other_as_alone(digits, threads_of, monkeypatch, n_classes):
     """One of them holds most of the samples, and pieces end in the middle of others."""
     points, labels = digits[0][:700], np.minimum(digits[1][:700], n_classes - 1)
@@ -257,7 +257,7 @@ def lag(call):
     return done.count(0) - 1
 
 
-@pytest.mark.parametrize("method", ["exact", "projected", "blocks", "boxes"])
+@pytest.mark.parametrize("method", tiers(["exact", "projected", "blocks", "boxes"], ["blocks"]))
 def test_every_search_uses_the_lanes(rng, small_calls, monkeypatch, method):
     d = 2 if method == "boxes" else 20
     points = rng.normal(size=(1600, d)).astype(np.float32)
@@ -411,6 +411,7 @@ def test_rank_is_the_same_whether_watched_or_not(digits, threads_of, kind):
     assert (other == here()) == (kind == "embedding")
 
 
+@pytest.mark.slow
 def test_nothing_is_beside_the_stages_of_very_many_samples(digits, threads_of, monkeypatch):
     monkeypatch.setattr(_rank, "_BESIDE_UP_TO", 299)
     seen = threads_of(_embedding, "_finish")

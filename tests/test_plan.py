@@ -344,6 +344,7 @@ def test_that_noise_is_looked_for_is_planned(steady):
     assert plain.stages[1:] == looking.stages[1:]
 
 
+@pytest.mark.slow
 def test_nobody_looks_for_noise_in_more_features_than_samples_tell_of(steady):
     """What would be d x d does not make `rank` refuse them."""
     assert tp.plan(40, 60_000, classes=2) == tp.plan(40, 60_000, classes=2, space="features")

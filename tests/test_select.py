@@ -244,7 +244,7 @@ def nearest_kept_error(points, labels, kept):
     return np.mean(classifier.predict(points) != labels)
 
 
-@pytest.mark.parametrize("tolerance", tiers([0.0, 0.1, 0.5, 2.0, 100.0], [0.1, 2.0]))
+@pytest.mark.parametrize("tolerance", tiers([0.0, 0.1, 0.5, 2.0, 100.0], [0.1]))
 def test_beta_is_where_a_parabola_has_risen_by_the_tolerance(digits_manifold, tolerance):
     points, labels, fuzzy_set, scores = digits_manifold
     errors = []
@@ -465,8 +465,8 @@ def test_kept_by_strata_is_what_select_keeps(digits, monkeypatch, beta):
     np.testing.assert_array_equal(kept, expected)
 
 
-@pytest.mark.parametrize("n_classes", [1, 4])
-@pytest.mark.parametrize("beta", [-1.0, 0.0, 2.0])
+@pytest.mark.parametrize("n_classes", tiers([1, 4], [4]))
+@pytest.mark.parametrize("beta", tiers([-1.0, 0.0, 2.0], [-1.0, 2.0]))
 def test_rounds_give_the_greedy_order(digits, monkeypatch, beta, n_classes):
     """That of an accelerator: every pick has the largest gain, and what is kept is the same."""
     points = jnp.asarray(digits[0][:500])

@@ -160,7 +160,7 @@ def test_rejects_bad_arguments(rng):
         tp.spectral_embedding(fuzzy_set, 2, diffusion_time=-1.0)
 
 
-@pytest.mark.parametrize("c", tiers([2, 5, 13], [2, 13]))
+@pytest.mark.parametrize("c", tiers([2, 5, 13], [5]))
 def test_a_product_of_rows_is_the_sum_over_edges(rng, c):
     """With a hub that nearly all list, and more columns than it fills registers with."""
     points = np.concatenate([rng.normal(size=(200, 3)), np.zeros((1, 3))]).astype(np.float32)

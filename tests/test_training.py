@@ -402,7 +402,7 @@ def test_the_topological_loss_by_hand():
     )
 
 
-@pytest.mark.parametrize("dims", [pytest.param((0,), marks=pytest.mark.slow), (0, 1)])
+@pytest.mark.parametrize("dims", [(0,), pytest.param((0, 1), marks=pytest.mark.slow)])
 def test_the_topological_loss_has_the_right_derivative(dims, rng, x64):
     x, z = (jnp.asarray(rng.normal(size=(9, d)), jnp.float64) for d in (4, 2))
     loss = jax.jit(lambda z, x: topological_loss(z, x, dims=dims))
