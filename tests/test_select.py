@@ -47,6 +47,35 @@ def test_every_pick_has_the_largest_gain(fuzzy_set, rng):
     assert_greedy(dense(fuzzy_set), weights, np.asarray(selection.order))
 
 
+@pytest.mark.parametrize("labeled", [False, True])
+def test_what_gains_nothing_comes_last_the_heavier_first(fuzzy_set, rng, labeled):
+    """From where nobody gains anything, of each class."""
+    codes = rng.integers(0, 2, 300) if labeled else np.zeros(300, int)
+    scores = np.round(rng.normal(size=300), 1)
+    selection = tp.select(fuzzy_set, scores, 0.0, labels=codes if labeled else None)
+    matrix, weights = dense(fuzzy_set), np.asarray(selection.weights)
+    for code in np.unique(codes):
+        own = np.asarray(selection.order)[codes[selection.order] == code]
+        covered, rest = np.zeros(300), 0
+        while np.any((matrix[own[rest]] > covered) & (codes == code)):
+            covered = np.maximum(covered, matrix[own[rest]])
+            rest += 1
+        assert len(own) / 4 < rest < 3 * len(own) / 4
+        tail = own[rest:]
+        np.testing.assert_array_equal(tail, tail[np.lexsort((tail, -weights[tail]))])
+
+
+def test_sorted_samples_are_kept_alike(digits):
+    """What is left when nobody gains anything is not taken from the first classes."""
+    points, labels = digits
+    by_class = np.argsort(labels, kind="stable")
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points[by_class]))
+    scores = np.random.default_rng(0).normal(size=len(labels))
+    kept = tp.select(fuzzy_set, scores, 0.3).kept
+    shares = np.bincount(labels[by_class][kept]) / np.bincount(labels)
+    assert np.abs(shares - 0.7).max() < 0.1
+
+
 def test_hubs_have_more_reverse_edges_than_one_chunk(rng):
     """A star: the hub is listed by every point and covers them all."""
     angle = np.linspace(0, 2 * np.pi, 101)[:-1]

@@ -65,7 +65,9 @@ def select(
     greedy is exact: each pick has the largest gain of all, equal gains go to the lower index (on an
     accelerator gains are whole numbers of a unit, 2^-30 of the largest). The
     order runs on through all samples, so that one order serves every ratio and what is kept at 0.9
-    is part of what is kept at 0.8.
+    is part of what is kept at 0.8. In the end no sample gains anything, as a rule about half of
+    them, and those follow from the largest w to the least; in the order of their indices the rest
+    of data that are sorted by class would be of the first classes.
 
     With labels, the coverage is per class: edges between classes do not count, and the classes'
     own greedy orders are interleaved in proportion to their sizes (pick t of a class of size
