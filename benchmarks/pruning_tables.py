@@ -37,10 +37,14 @@ def shown(method, data, name, noise=0.0):
     """What the runs of a method on some data are called in the tables of a file. They were made
     when `rank` had the power 4 unless asked for another one, which it still chooses for the small
     classes of banking77, and many when that could be as high for small classes as for large ones,
-    which those of CIFAR-10 are, unless of 1:50; and when it compared samples in the features
-    however noisy these are."""
+    which those of CIFAR-10 are, unless of 1:50; when it compared samples in the features
+    however noisy these are; and without labels when `choose_beta` took one of a list."""
     if method == "topoprune, chosen space":
         return "topoprune"
+    if name in _AGAIN and method == "topoprune, label-free":
+        return f"{method}, beta of a list"
+    if method == "topoprune, label-free, parabola":
+        return "topoprune, label-free"
     plain, chosen, bounded = method.partition(", chosen power")
     if chosen and plain == "topoprune" and noise:
         return "topoprune, features"
@@ -52,6 +56,7 @@ def shown(method, data, name, noise=0.0):
     return method.replace("topoprune", "topoprune, power 4", 1)
 
 
+_AGAIN = ("accuracy_validation", "accuracy_test", "probe_validation", "probe_test")
 _OF_POWER_4 = (
     "topoprune",
     "topoprune, discriminant coordinates",

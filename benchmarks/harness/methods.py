@@ -145,6 +145,11 @@ _CHOSEN_POWER = [
         labels=True,
     ),
 ]
+# What changed since the runs of "topoprune, label-free" and "topoprune, chosen power".
+_SINCE = [
+    Method("topoprune, label-free, parabola", _plain(tp.rank, **_EXACT)),
+    Method("topoprune, rest by weight", _labeled(tp.rank, **_EXACT), labels=True),
+]
 _POWERS = [
     Method(
         f"topoprune, power {power}", _labeled(tp.rank, agreement_power=power, **_EXACT), labels=True
@@ -159,7 +164,7 @@ _BY_BLOCKS = [
     ),
     Method("topoprune, label-free, neighbors by blocks", _plain(tp.rank, neighbors="blocks")),
 ]
-PARTS = {method.name: method for method in _CHOSEN_POWER + _POWERS + _BY_BLOCKS} | {
+PARTS = {method.name: method for method in _CHOSEN_POWER + _SINCE + _POWERS + _BY_BLOCKS} | {
     name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()
 }
 METHODS = COMPARED | PARTS
