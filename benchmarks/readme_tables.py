@@ -45,8 +45,8 @@ def digits():
     header = ["trained on", "accuracy in %, mean ± std", "minus class-balanced random, paired"]
     betas = record["beta_without_labels"]
     return (
-        f"{table(header, rows)}\n\nWithout labels `rank` chose beta = 0 in {betas.count(0)} of "
-        f"{len(betas)} splits: there coverage alone decided, and the scores had no part."
+        f"{table(header, rows)}\n\nWithout labels `rank` chose beta from {min(betas):.2f} to "
+        f"{max(betas):.2f} in {len(betas)} splits."
     )
 
 
@@ -147,7 +147,7 @@ def _another(name, kinds):
     times, first_times = (
         seconds[PEER]["total"] / seconds[kinds[0]]["total"] for seconds in (warm, first)
     )
-    where = "On the same machine within the hour"
+    where = "At an earlier commit, on a machine like this,"
     if name in OTHER_MACHINES:
         where = (
             f"On {record['machine']['cores']} cores of another machine, whose widest vectors are "

@@ -38,7 +38,7 @@ _FORCE = 1.95  # operations for an edge or a repelling point, in two dimensions
 _PATCH = 1.2  # operations for a pair of points of a patch
 _BOXES = 430.0  # operations for a point and a neighbor that is sought
 _DISTANCE = 2.1  # times that the coordinates are moved for a center
-_EVALUATIONS, _FIRST_EVALUATIONS = 0.6, 2.0  # steps for a pick; for the first tenth of the picks
+_EVALUATIONS, _FIRST_EVALUATIONS = 1.0, 2.0  # steps for a pick; for the first tenth of the picks
 _LOOKED_THROUGH = 57.0  # operations for a bound, with what it waits for memory
 # Of the coordinates of 20,000 x 768 features, which took .33 s where .35 are planned.
 _EIGENVECTORS, _INVERSE = 30.0, 6.0  # operations for d^3
