@@ -23,7 +23,7 @@ from ._speed import Speed
 _NUMBER = 4  # bytes of a float32 or an int32
 _BETAS = 2  # that `choose_beta` compares
 # What the compiler and its programs hold on a CPU.
-PROGRAM_BYTES = 3.7e8
+PROGRAM_BYTES = 4.2e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
 # benchmarks/bench_scale.py on two cores, 10,000 to 200,000 x 128.
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
