@@ -52,6 +52,9 @@ def choose_beta(
 
         beta = B min(1, sqrt(t e(0) / (e(B) - e(0)))).
 
+    e(0) counts for one sample at least: with beta = 0 nothing would tell which of the samples that
+    gain nothing in `select` come first.
+
     Where groups overlap anyway, as the classes of images do in the features of a weak network,
     avoiding complex samples costs little and the choice is large; where the complex samples are the
     only ones that tell small groups apart, as in sets of many classes, it is small, nearly pure
@@ -195,7 +198,7 @@ def _bearable_share(least: Any, most: Any, tolerance: float) -> Any:
     """Of the way from `least` to `most` on a parabola, flat at its start, what the tolerance lets
     us go. They are whole numbers."""
     xp = jnp if checks.is_traced(least) else np
-    allowed, rise = np.asarray(tolerance, least.dtype) * least, most - least
+    allowed, rise = np.asarray(tolerance, least.dtype) * xp.maximum(least, 1), most - least
     share = allowed / xp.maximum(rise, np.ones((), least.dtype))
     return xp.where(rise <= allowed, np.ones((), least.dtype), xp.sqrt(share))
 
