@@ -171,6 +171,16 @@ def test_ranks_that_float32_cannot_count_go_in_float64(rng, monkeypatch):
     np.testing.assert_array_equal(pairs_of(points, dims=(1, 2))[1], expected)
 
 
+@pytest.mark.parametrize("max_length", [1.0, 2.5, np.inf])
+def test_the_order_in_which_gudhi_sees_the_points_changes_nothing(rng, monkeypatch, max_length):
+    points = rng.normal(size=(50, 3))
+    assert len(points) in _rips._REORDERED_POINTS
+    reordered = pairs_of(points, max_length=max_length)
+    monkeypatch.setattr(_rips, "_REORDERED_POINTS", ())
+    for mine, plain in zip(reordered, pairs_of(points, max_length=max_length), strict=True):
+        np.testing.assert_array_equal(mine, plain)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_threads_change_nothing(rng, monkeypatch, n_threads):
     lengths = np.stack([pdist(cloud) for cloud in rng.normal(size=(23, 12, 2))])

@@ -28,11 +28,16 @@ _COEFFICIENT_FIELD = 2
 _SLAB_ENTRIES = 1 << 19
 """Matrix entries worked on at a time, so that a slab of items stays in the processor's cache."""
 
+_CORES = os.cpu_count() or 1  # asked for once: the answer takes as long as a small diagram
+
 _ENTRIES_A_THREAD = 1 << 15
 """Matrix entries that are worth a thread: starting it takes as long as some diagrams."""
 
 _REMEMBERED_POINTS = 256
 """Beyond it the indices of a cloud are made anew for every slab: they take 32 bytes a pair."""
+
+_REORDERED_POINTS = range(48, 129)
+"""Ordering fewer takes as long as it saves; more in a plane take up to a quarter longer for it."""
 
 _EXACT_IN_FLOAT32 = 1 << 24
 
@@ -76,7 +81,7 @@ def rips_pairs(
     max_length = max_length.reshape(size)
     step = max(1, _SLAB_ENTRIES // max(1, n * n))
     if n_threads is None:
-        n_threads = min(os.cpu_count() or 1, size * n * n // _ENTRIES_A_THREAD)
+        n_threads = min(_CORES, size * n * n // _ENTRIES_A_THREAD)
     if n_threads > 1:
         step = min(step, -(-size // n_threads))
 
@@ -108,21 +113,21 @@ def _fill(lengths, max_length, n, dims, capacities, outputs) -> None:
         status[:] = np.where(finite, OK, NOT_FINITE)
         return
     order, ordered = _sort(lengths)
-    n_edges = ordered.shape[1]
-    places, nothing = _places(n), [_NO_PAIRS] * (max(dims) + 1)
+    entered = _entered(ordered, max_length)
+    ranks = _rank_matrices(order, _places(n))
+    # Beyond the least radius around a point that holds all others the complex is a cone.
+    cones = ranks.max(axis=2).min(axis=1)
     barcodes = []
-    all_enter = True
-    for item, longest in enumerate(max_length.tolist()):
-        entered = _entered(ordered[item], longest)
-        all_enter &= entered == n_edges
-        barcode = nothing
-        status[item] = NOT_FINITE if entered < 0 else OK
+    for item, (limit, cone) in enumerate(zip(entered.tolist(), cones.tolist(), strict=True)):
+        barcode = []
+        status[item] = NOT_FINITE if limit < 0 else OK
         try:
-            if entered >= 0:
-                barcode = _barcode(_rank_matrix(order[item], places), entered, max(dims))
+            if limit >= 0:
+                barcode = _barcode(ranks[item], limit, cone, max(dims))
         except BaseException:
             status[item] = FAILED
         barcodes.append(barcode)
+    all_enter = bool((entered == ordered.shape[1]).all())
     start = 0
     for column, (dim, capacity) in enumerate(zip(dims, capacities, strict=True)):
         pairs = [barcode[dim] if dim < len(barcode) else _NO_PAIRS for barcode in barcodes]
@@ -152,20 +157,24 @@ _LOW = 0 if sys.byteorder == "little" else 1
 """Which of the two words of a 64-bit integer counts less."""
 
 
-def _entered(ordered: np.ndarray, longest: float) -> int:
-    """How many of the sorted lengths are at most `longest`; -1 where anything is not finite."""
-    last = float(ordered[-1])
-    if not math.isfinite(last) or math.isnan(longest):
-        return -1
-    return len(ordered) if longest >= last else int(np.searchsorted(ordered, longest, "right"))
+def _entered(ordered: np.ndarray, max_length: np.ndarray) -> np.ndarray:
+    """How many of the sorted lengths of every item enter; -1 where anything is not finite."""
+    last = ordered[:, -1]
+    entered = np.full(len(ordered), ordered.shape[1])
+    for item in np.flatnonzero(~(max_length >= last)):
+        entered[item] = np.searchsorted(ordered[item], max_length[item], "right")
+    entered[~np.isfinite(last) | np.isnan(max_length)] = -1
+    return entered
 
 
-def _rank_matrix(order: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The symmetric matrix of ranks 1 .. n(n-1)/2, in place of distances."""
-    m = len(order)
-    ranks = np.zeros(m + 1, dtype=np.float32 if m < _EXACT_IN_FLOAT32 else np.float64)
-    ranks[order] = np.arange(1, m + 1, dtype=ranks.dtype)
-    return ranks[places]
+def _rank_matrices(order: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Symmetric matrices of ranks 1 .. n(n-1)/2, in place of distances."""
+    size, m = order.shape
+    dtype = np.float32 if m < _EXACT_IN_FLOAT32 else np.float64
+    ranks = np.zeros((size, m + 1), dtype=dtype)
+    starts = np.arange(0, size * (m + 1), m + 1)[:, None]
+    ranks.reshape(-1)[starts + order] = np.arange(1, m + 1, dtype=dtype)
+    return ranks.take(places, axis=1)
 
 
 def _remembered(function: Callable) -> Callable:
@@ -190,27 +199,42 @@ def _places(n: int) -> np.ndarray:
     return place
 
 
-def _barcode(ranks: np.ndarray, entered: int, max_dim: int) -> list[np.ndarray]:
-    """Births and deaths as ranks, for each dimension up to `max_dim` that can have any."""
-    # Beyond the least radius around a point that holds all others the complex is a cone.
-    threshold = min(float(entered), float(ranks.max(axis=1).min()))
+def _barcode(ranks: np.ndarray, entered: int, cone: float, max_dim: int) -> list[np.ndarray]:
+    """Births and deaths as ranks, for each dimension up to `max_dim` that can have any.
+
+    **Arguments:** `ranks (n, n)`, of which the first `entered` enter; `cone`, the rank from which
+    some point has an edge to all others, so that nothing happens any more.
+    """
     n = ranks.shape[0]
     options = {
         "max_dimension": min(max_dim, n - 3),
-        "max_edge_length": threshold,
+        # gudhi is faster, by a fifth to a third, where it need not look whether an edge enters.
+        "max_edge_length": math.inf if cone <= entered else float(entered),
         "homology_coeff_field": _COEFFICIENT_FIELD,
     }
     if max_dim < 2:
-        return _ripser_ext._full(ranks, **options)
+        return _ripser_ext._full(_central_last(ranks), **options)
     # Edge collapse keeps every barcode. It pays from dimension 2 on: 3 to 5 times at 64 points.
     u, v = _pairs(n).T
-    enters = ranks[u, v] <= threshold
+    enters = ranks[u, v] <= min(float(entered), cone)
     edges = (a[enters] for a in (u, v, ranks[u, v]))
     if ranks.dtype == np.float32:
         (u, v), values = _edge_collapse_ext._collapse_edges(*edges, 1)
     else:
         u, v, values = edges
     return _ripser_ext._sparse(u, v, values, n, **options)
+
+
+def _central_last(ranks: np.ndarray) -> np.ndarray:
+    """The same metric with its points in another order, which is faster by up to a quarter.
+
+    For the third point of a triangle that is no longer than its edge, Ripser tries the last points
+    first; those in the middle are the most likely to do. The barcode is that of any order.
+    """
+    if ranks.shape[0] not in _REORDERED_POINTS:
+        return ranks
+    order = np.argsort(-ranks.sum(axis=1), kind="stable")
+    return ranks[order].take(order, axis=1)
 
 
 def _put_most_persistent(
