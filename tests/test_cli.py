@@ -20,7 +20,7 @@ from tiers import tiers
 
 import topoprune_jax
 from topoprune_jax import cli
-from topoprune_jax.cli import _console
+from topoprune_jax.cli import _console, _programs
 
 N = 80
 SHOW_CURSOR = "\x1b[?25h"
@@ -544,6 +544,71 @@ def rank_on_a_terminal(*arguments):
 
         yield process, read
     os.close(ours)
+
+
+@pytest.fixture
+def unset_cache(monkeypatch, tmp_path):
+    """JAX as it is where nobody said where programs are kept; the user's folder is `tmp_path`."""
+    names = [
+        "jax_compilation_cache_dir",
+        "jax_compilation_cache_max_size",
+        "jax_persistent_cache_min_compile_time_secs",
+    ]
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(_programs.platformdirs, "user_cache_path", lambda *_, **__: tmp_path)
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_in_a_folder_of_the_users(unset_cache):
+    _programs.keep_programs()
+    folder = jax.config.jax_compilation_cache_dir
+    assert [str(path) for path in unset_cache.iterdir()] == [folder]
+    assert jax.config.jax_compilation_cache_max_size > 0
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+
+
+def test_who_has_said_where_programs_go_is_heeded(unset_cache):
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    _programs.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == "elsewhere"
+    assert not list(unset_cache.iterdir())
+
+
+def test_without_a_folder_to_write_in_nothing_is_kept(unset_cache, monkeypatch):
+    monkeypatch.setattr(_programs.os, "access", lambda *_: False)
+    _programs.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    (unset_cache / "file").write_text("")
+    monkeypatch.setattr(
+        _programs.platformdirs, "user_cache_path", lambda *_, **__: unset_cache / "file"
+    )
+    _programs.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_bench_compiles_what_it_measures(capsys, unset_cache):
+    run(capsys, "bench", "--sizes", "none")
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.slow
+def test_the_next_command_finds_the_programs(files, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    rankings, programs = [], []
+    for name in ("first.npz", "second.npz"):
+        command = ("rank", files / "good.npy", "--ratio", 0.5, "--out", tmp_path / name)
+        assert python_m(*command, env=environment).returncode == 0
+        rankings.append(np.load(tmp_path / name))
+        kept = (tmp_path / "topoprune_jax").rglob("*-cache")
+        programs.append({path.name: path.stat().st_mtime_ns for path in kept})
+    assert programs[0]
+    assert programs[0] == programs[1]
+    for array in rankings[0].files:
+        np.testing.assert_array_equal(rankings[0][array], rankings[1][array])
 
 
 def test_a_terminal_gets_a_drawn_table(capsys, monkeypatch):

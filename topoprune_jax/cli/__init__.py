@@ -20,6 +20,7 @@ from ._console import StageTimer as StageTimer
 from ._console import peak_memory as peak_memory
 from ._demo import demo_command
 from ._plan import plan_command
+from ._programs import keep_programs
 from ._rank import rank_command
 from ._report import report_command
 
@@ -49,6 +50,8 @@ def _commands(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif context.invoked_subcommand != "bench":  # which measures what compiling takes
+        keep_programs()
 
 
 @click.command("completion")
