@@ -419,7 +419,7 @@ def ordered(table: Table, own, found, absent, longest, *, metric):
 
 def in_order(keys: Float[Array, "rows c"], points: Int[Array, "rows c"]) -> tuple[Array, Array]:
     """Every row by (key, point)."""
-    if backend.is_cpu() and keys.shape[1] <= 2 * MOST_OF_LEAST:
+    if backend.is_cpu() and keys.shape[1] <= MOST_OF_LEAST:
         return order_pairs(keys, points)
     keys, points = lax.sort((keys, points), dimension=1, num_keys=2)
     return keys, points
