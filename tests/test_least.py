@@ -1,10 +1,11 @@
-"""The least of many numbers by rounds of minima, rows in order by counting, and sorts by digits."""
+"""The least of many numbers by networks of comparisons, and orders by counting and by digits."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from topoprune_jax import _least
 from topoprune_jax._least import MOST, first_of_least, least, order_in_blocks, order_pairs
 
 
@@ -53,6 +54,18 @@ def test_all_there_are():
     score = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     _, places = least(jnp.asarray(score), 6)
     np.testing.assert_array_equal(places, np.argsort(score, axis=0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 12, 13])
+def test_networks_sort(size):
+    # Whatever sorts all lists of zeros and ones sorts every list (Knuth, volume 3, 5.3.4).
+    every = (np.arange(1 << size)[None, :] >> np.arange(size)[:, None]) & 1
+    found = _least._compared(jnp.asarray(every, jnp.int32), _least._sorting_network(size))
+    np.testing.assert_array_equal(found, np.sort(every, axis=0))
+    rises = np.diff(every, axis=0)
+    hills = every[:, (np.maximum.accumulate(rises == -1, axis=0) & (rises == 1)).sum(axis=0) == 0]
+    found = _least._compared(jnp.asarray(hills, jnp.int32), _least._merging_network(size))
+    np.testing.assert_array_equal(found, np.sort(hills, axis=0))
 
 
 def test_keeps_double_precision():

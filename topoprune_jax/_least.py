@@ -71,16 +71,14 @@ def _least_keys(keys: Int[Array, "width rows"], k: int, bits: int) -> tuple[Arra
     width, dtype = keys.shape[0], keys.dtype
     mask = jnp.asarray((1 << bits) - 1, dtype)
     packed = (keys & ~mask) | jnp.arange(width, dtype=dtype)[:, None]
-    size = 1 << (k - 1).bit_length()
-    spare = ((0, -width % size), (0, 0))
-    packed = jnp.pad(packed, spare, constant_values=jnp.iinfo(dtype).max)
-    blocks = _compared(packed, _sorting_network(size)).reshape(-1, size, keys.shape[1])
+    packed = jnp.pad(packed, ((0, -width % k), (0, 0)), constant_values=jnp.iinfo(dtype).max)
+    blocks = _compared(packed, _sorting_network(k)).reshape(-1, k, keys.shape[1])
 
     def merge(found, block):
-        # Of two rising lists the least of each pair with one of them turned round: a bitonic list.
-        return _compared(jnp.minimum(found, block[::-1]), _merging_network(size)), None
+        # Of two rising lists the least of each pair with one of them turned round rise, then fall.
+        return _compared(jnp.minimum(found, block[::-1]), _merging_network(k)), None
 
-    found = lax.scan(merge, blocks[0], blocks[1:])[0][:k]
+    found = lax.scan(merge, blocks[0], blocks[1:])[0]
     # Where all are taken: the last one again.
     return found & ~mask, jnp.minimum(found & mask, width - 1).astype(jnp.int32)
 
@@ -107,21 +105,22 @@ def _compared(
 
 @functools.cache
 def _sorting_network(size: int) -> Int[np.ndarray, "stages size"]:
-    """Who is compared with whom to sort so many, a power of 2: Batcher's bitonic network (1968),
-    turned so that the lesser always comes first."""
-    place = np.arange(size, dtype=np.int32)
-    stages = [np.empty((0, size), np.int32)]
-    for half in (1 << i for i in range(size.bit_length() - 1)):
-        stages += [place[None] ^ (2 * half - 1), _merging_network(2 * half, size)[1:]]
-    return np.concatenate(stages)
+    """Who is compared with whom to sort so many: Batcher's bitonic network (1968), turned so that
+    the lesser always comes first, without what only infinite numbers at the end would do."""
+    place, flips = np.arange(size, dtype=np.int32), []
+    for bit in range((size - 1).bit_length()):  # sorted blocks of 2^bit become twice as long
+        flips += [(2 << bit) - 1, *(1 << lower for lower in reversed(range(bit)))]
+    partners = place ^ np.asarray(flips, np.int32)[:, None]
+    return np.where(partners < size, partners, place)
 
 
 @functools.cache
-def _merging_network(size: int, among: int | None = None) -> Int[np.ndarray, "stages among"]:
-    """The same for every block of `size` that holds a bitonic list."""
-    place = np.arange(size if among is None else among, dtype=np.int32)
-    halves = [1 << i for i in reversed(range(size.bit_length() - 1))]
-    return place[None] ^ np.asarray(halves, np.int32)[:, None]
+def _merging_network(size: int) -> Int[np.ndarray, "stages size"]:
+    """The same for so many that rise and then fall, as if smaller ones were before them."""
+    bits = (size - 1).bit_length()
+    place = np.arange((1 << bits) - size, 1 << bits, dtype=np.int32)
+    partners = place ^ np.asarray([1 << bit for bit in reversed(range(bits))], np.int32)[:, None]
+    return np.where(partners >= place[0], partners, place) - place[0]
 
 
 def _sortable(values: Float[Array, "..."]) -> Int[Array, "..."]:
