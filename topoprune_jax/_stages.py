@@ -28,7 +28,7 @@ PROGRAM_BYTES = 4.2e8
 # benchmarks/bench_scale.py on two cores, 10,000 to 200,000 x 128.
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
 _SELECTION = 0.2  # operations for a pair that is looked at
-_LEAST = 120.0  # operations for each of the least values of a row of a tile
+_LEAST = 90.0  # operations for each of the least values of a row of a tile
 _SORTED = 60.0  # numbers moved for a point and a level of the tree
 _PLANTED = 11_000.0  # operations for a point: its place in the tree, and the recall
 _BANDWIDTH = 140.0  # operations for an edge, in which two bandwidths are found
