@@ -589,9 +589,11 @@ def test_without_a_folder_to_write_in_nothing_is_kept(unset_cache, monkeypatch):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_bench_compiles_what_it_measures(capsys, unset_cache):
-    run(capsys, "bench", "--sizes", "none")
+@pytest.mark.parametrize("words", [("bench", "--sizes", "none"), ("completion", "bash")])
+def test_bench_compiles_what_it_measures_and_completion_nothing(capsys, unset_cache, words):
+    run(capsys, *words)
     assert jax.config.jax_compilation_cache_dir is None
+    assert not list(unset_cache.iterdir())
 
 
 @pytest.mark.slow
