@@ -577,6 +577,25 @@ def test_who_has_said_where_programs_go_is_heeded(unset_cache):
     assert not list(unset_cache.iterdir())
 
 
+def test_who_wants_nothing_kept_is_heeded(unset_cache):
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        _programs.keep_programs()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert jax.config.jax_compilation_cache_dir is None
+    assert not list(unset_cache.iterdir())
+
+
+def test_a_user_without_a_home_gets_no_folder_named_tilde(unset_cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    nowhere = _programs.Path("~/.cache/topoprune_jax")  # what expands to itself there
+    monkeypatch.setattr(_programs.platformdirs, "user_cache_path", lambda *_, **__: nowhere)
+    _programs.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_folder_to_write_in_nothing_is_kept(unset_cache, monkeypatch):
     monkeypatch.setattr(_programs.os, "access", lambda *_: False)
     _programs.keep_programs()

@@ -25,7 +25,7 @@ from ._rank import rank_command
 from ._report import report_command
 
 _COMPLETE = "_TOPOPRUNE_COMPLETE"
-_COMPILING_ANEW = ("bench", "completion")
+_KEEPING_NOTHING = ("bench", "completion")
 """The one measures what compiling takes, the other compiles nothing."""
 
 
@@ -52,7 +52,7 @@ def _commands(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-    elif context.invoked_subcommand not in _COMPILING_ANEW:
+    elif context.invoked_subcommand not in _KEEPING_NOTHING:
         keep_programs()
 
 

@@ -5,6 +5,7 @@ import platform
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import platformdirs
@@ -19,9 +20,12 @@ def keep_programs() -> None:
     Compiling is most of what a command with some thousands of samples takes. Whoever has told JAX
     where to keep programs, or not to, is heeded, and a folder that cannot be written is left alone.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = jax.config  # its options are made as it goes
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     folder = platformdirs.user_cache_path("topoprune_jax", appauthor=False) / _processor()
+    if not folder.is_absolute():  # a user without a home, as in some containers
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
