@@ -1,9 +1,9 @@
 """The greedy of weighted coverage: one pick after the other on a CPU, many at a time elsewhere."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,7 +24,8 @@ from ._types import Array, Progress
 
 LEADERS = 8  # samples evaluated anew at a time; a step of the loop costs little more than for one
 _LEVELS = 4  # of maxima of bounds: with three, looking for leaders takes longer than their gains
-_REVERSE_CHUNK = 16  # reverse edges looked at in one go; most points have fewer
+_REVERSE_CHUNK = 16  # reverse edges that are summed in one go
+_AT_ONCE = 2  # chunks of them that are looked at before any loop; few leaders have more
 _PICKS_PER_CALL = 4096
 PICKS_AT_ONCE = 1 << 15  # where only so many are asked for; about a second, out of reach of Ctrl-C
 _SHARES = 4  # of the classes, picked beside each other
@@ -52,6 +53,19 @@ class _Greedy(eqx.Module):
     covered: Float[Array, " n"]
     gain: Float[Array, " n"]
     count: Int[Array, ""]
+
+
+class _Scratch(eqx.Module):
+    """Room for what a step of the greedy reads out of large arrays.
+
+    XLA would have two threads share the reading of a few numbers out of an array of more than
+    512 KiB, which takes longer than all that a step does with them. It leaves alone what ends in an
+    update in place, such as one of these, and each has a row more, or it would be no update.
+    """
+
+    bounds: Float[Array, "rows width"]
+    between: Int[Array, "rows 2"]
+    gains: Float[Array, " rows"]
 
 
 def greedy_coverage(
@@ -161,7 +175,7 @@ def _picked(
     steps = Steps("selection", total, progress, size=size, done=done)
     picked = steps.end(steps.carry(some_picks, states))
     # Every sample is picked in one of the states, and has no gain in the others yet.
-    return _order(functools.reduce(jnp.maximum, [state.gain for state in picked]), weights)
+    return _order(reduce(jnp.maximum, [state.gain for state in picked]), weights)
 
 
 @jax.jit
@@ -209,7 +223,7 @@ def edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Edge
     reverse = jnp.maximum(fuzzy_set.reverse_indices, 0)
     rows = jnp.minimum(reverse_rows(fuzzy_set), fuzzy_set.n_points - 1)
     within = codes[reverse] == codes[rows]
-    padding = (0, _REVERSE_CHUNK)
+    padding = (0, _AT_ONCE * _REVERSE_CHUNK)
     return Edges(
         indices=indices,
         memberships=jnp.where(same, fuzzy_set.memberships, 0),
@@ -259,21 +273,32 @@ def _pick(
 
     # Every update is a masked write in place, and no array is read once it is written: a `cond`, or
     # a maximum of what was just written, would copy the whole state each time.
-    def evaluate(state: _Greedy) -> _Greedy:
+    def evaluate(carry: tuple[_Greedy, _Scratch]) -> tuple[_Greedy, _Scratch]:
+        state, scratch = carry
+        none = jnp.minimum(state.count, 0)  # which XLA does not know to be 0
+
+        def through(room: Array, values: Array) -> tuple[Array, Array]:
+            room = lax.dynamic_update_slice(room, values, (none,) * room.ndim)
+            return room, room[:n_leaders]
+
         largest, blocks = lax.top_k(state.levels[0], n_leaders)
         path: tuple[Array, ...] = (blocks.astype(jnp.int32),)
         leaders, besides = path[0], []  # of each level the maxima before and after the leader's
         for values in state.levels[1:]:
             row = values[path]
+            if values.ndim == len(shape):
+                bounds, row = through(scratch.bounds, row)
             place = jnp.argmax(row, axis=1).astype(jnp.int32)
             path = (*path, place)
             leaders = leaders * row.shape[1] + place
             places = jnp.arange(row.shape[1], dtype=jnp.int32)[None, :]
             sides = (places < place[:, None], places > place[:, None])
             besides.append([jnp.max(jnp.where(side, row, -jnp.inf), axis=1) for side in sides])
-        gains = jax.vmap(lambda i: _gain(edges, weights, state.covered, i))(
-            jnp.minimum(leaders, n - 1)
-        )
+        real = jnp.minimum(leaders, n - 1)
+        between, ends = through(scratch.between, jax.vmap(partial(_reverse_between, edges))(real))
+        gain = partial(_first_gain, edges, weights, state.covered)
+        room, gains = through(scratch.gains, jax.vmap(gain)(real, ends))
+        gains = jax.vmap(partial(_whole_gain, edges, weights, state.covered))(ends, gains)
         # A gain that is NaN (weights or memberships were) must not stop the loop from ending.
         gains = jnp.where(jnp.isnan(gains), 0, gains)
         gains = jnp.where(largest > -jnp.inf, gains, -jnp.inf)
@@ -292,57 +317,83 @@ def _pick(
         for values, (before, after) in zip(state.levels[-2::-1], besides[::-1], strict=True):
             best = jnp.maximum(jnp.maximum(before, after), best)
             levels = (values.at[path[: values.ndim]].set(best), *levels)
-        return _Greedy(
+        state = _Greedy(
             levels=levels,
             covered=_cover(edges, state.covered, i, leads),
             gain=state.gain.at[jnp.where(leads, i, n)].set(gains[which], mode="drop"),
             count=state.count + leads.astype(state.count.dtype),
         )
+        return state, _Scratch(bounds, between, room)
 
-    def is_unfinished(state: _Greedy) -> Array:
+    def is_unfinished(carry: tuple[_Greedy, _Scratch]) -> Array:
         # Where nobody gains anything `_order` knows who follows.
+        state, _ = carry
         return (state.count < stop) & (jnp.max(state.levels[0]) > 0)
 
-    return lax.while_loop(is_unfinished, evaluate, state)
-
-
-def _reverse_chunk(edges: Edges, i: Array, c: Array) -> tuple[Array, Array]:
-    """The c-th few reverse edges of point i; membership 0 beyond the last."""
-    start = edges.offsets[i] + c * _REVERSE_CHUNK
-    indices = lax.dynamic_slice_in_dim(edges.reverse_indices, start, _REVERSE_CHUNK)
-    mu = lax.dynamic_slice_in_dim(edges.reverse_memberships, start, _REVERSE_CHUNK)
-    slots = start + jnp.arange(_REVERSE_CHUNK, dtype=jnp.int32)
-    return indices, jnp.where(slots < edges.offsets[i + 1], mu, 0)
-
-
-def _n_chunks(edges: Edges, i: Array) -> Array:
-    return -(-(edges.offsets[i + 1] - edges.offsets[i]) // _REVERSE_CHUNK)
-
-
-def _gain(edges: Edges, weights: Array, covered: Array, i: Array) -> Array:
-    """What picking i adds to F."""
-
-    def added(indices: Array, mu: Array) -> Array:
-        return jnp.sum(weights[indices] * jnp.maximum(mu - covered[indices], 0))
-
-    own = weights[i] * jnp.maximum(1 - covered[i], 0) + added(
-        edges.indices[i], edges.memberships[i]
+    rows, dtype = n_leaders + 1, weights.dtype
+    scratch = _Scratch(
+        bounds=jnp.zeros((rows, shape[-1]), dtype),
+        between=jnp.zeros((rows, 2), jnp.int32),
+        gains=jnp.zeros(rows, dtype),
     )
-    return lax.fori_loop(
-        0, _n_chunks(edges, i), lambda c, sum: sum + added(*_reverse_chunk(edges, i, c)), own
-    )
+    start = (state, varying_with(scratch, state.covered))
+    return lax.while_loop(is_unfinished, evaluate, start)[0]
+
+
+def _reverse_between(edges: Edges, i: Array) -> Int[Array, " 2"]:
+    """Where the reverse edges of point i begin and end."""
+    return lax.dynamic_slice_in_dim(edges.offsets, i, 2)
+
+
+def _reverse_chunks(edges: Edges, ends: Array, c: int | Array, count: int) -> tuple[Array, Array]:
+    """So many chunks of the reverse edges between two slots; membership 0 beyond the last."""
+    start, size = ends[0] + c * _REVERSE_CHUNK, count * _REVERSE_CHUNK
+    indices = lax.dynamic_slice_in_dim(edges.reverse_indices, start, size)
+    mu = lax.dynamic_slice_in_dim(edges.reverse_memberships, start, size)
+    return indices, jnp.where(start + jnp.arange(size, dtype=jnp.int32) < ends[1], mu, 0)
+
+
+def _n_chunks(ends: Array) -> Array:
+    return -(-(ends[1] - ends[0]) // _REVERSE_CHUNK)
+
+
+def _added(weights: Array, covered: Array, indices: Array, mu: Array) -> Array:
+    """What the ends of some edges add to F if they are covered so well."""
+    return weights[indices] * jnp.maximum(mu - covered[indices], 0)
+
+
+def _first_gain(edges: Edges, weights: Array, covered: Array, i: Array, ends: Array) -> Array:
+    """What picking i adds to F at itself, its neighbors, and the first chunks of reverse edges."""
+    gain = weights[i] * jnp.maximum(1 - covered[i], 0)
+    gain = gain + jnp.sum(_added(weights, covered, edges.indices[i], edges.memberships[i]))
+    reverse = _added(weights, covered, *_reverse_chunks(edges, ends, 0, _AT_ONCE))
+    for c in range(_AT_ONCE):  # one after the other, as those of the loop
+        gain = gain + jnp.sum(reverse[c * _REVERSE_CHUNK : (c + 1) * _REVERSE_CHUNK])
+    return gain
+
+
+def _whole_gain(edges: Edges, weights: Array, covered: Array, ends: Array, gain: Array) -> Array:
+    """`gain`, a first one, and what the other reverse edges add to it."""
+
+    def more(c: Array, gain: Array) -> Array:
+        return gain + jnp.sum(_added(weights, covered, *_reverse_chunks(edges, ends, c, 1)))
+
+    return lax.fori_loop(_AT_ONCE, _n_chunks(ends), more, gain)
 
 
 def _cover(edges: Edges, covered: Array, i: Array, really: Array) -> Array:
     """Coverage after picking i, if `really`."""
-    covered = covered.at[i].max(really.astype(covered.dtype))
-    covered = covered.at[edges.indices[i]].max(jnp.where(really, edges.memberships[i], 0))
+    ends = _reverse_between(edges, i)
+    indices, mu = _reverse_chunks(edges, ends, 0, _AT_ONCE)
+    indices = jnp.concatenate([i[None], edges.indices[i], indices])
+    mu = jnp.concatenate([jnp.ones(1, mu.dtype), edges.memberships[i], mu])
+    covered = covered.at[indices].max(jnp.where(really, mu, 0))
 
     def more(c: Array, covered: Array) -> Array:
-        indices, mu = _reverse_chunk(edges, i, c)
+        indices, mu = _reverse_chunks(edges, ends, c, 1)
         return covered.at[indices].max(mu)
 
-    return lax.fori_loop(0, jnp.where(really, _n_chunks(edges, i), 0), more, covered)
+    return lax.fori_loop(_AT_ONCE, jnp.where(really, _n_chunks(ends), 0), more, covered)
 
 
 class _Rounds(eqx.Module):
