@@ -282,9 +282,22 @@ def test_rejects_bad_graphs(rng):
         tp.fuzzy_simplicial_set(good, set_op_mix_ratio=2)
 
 
-@pytest.mark.parametrize(("size", "highest"), [(1, 0), (2, 5), (3000, 40), (70_000, 1 << 20)])
+@pytest.mark.parametrize(
+    ("size", "highest"),
+    [
+        (1, 0),
+        (2, 5),
+        (3000, 40),
+        # With 17 bits for the position, 21 bits of value take two digits.
+        (70_000, 1 << 20),
+        # So do 16 and 17, but there are more values than they differ in, and they are counted.
+        (70_000, 65_535),
+        (70_000, 69_999),
+        (70_657, 69_999),  # the last of the tiles is not full
+        pytest.param(5_000_000, 1 << 22, marks=pytest.mark.slow),  # nor has room for 2048
+    ],
+)
 def test_reverse_edges_are_in_stable_order(size, highest):
-    # With 17 bits for the position, 21 bits of value take two digits.
     values = np.random.default_rng(0).integers(0, highest + 1, size).astype(np.int32)
     order = stable_order(jnp.asarray(values), highest)
     np.testing.assert_array_equal(order, np.argsort(values, kind="stable"))

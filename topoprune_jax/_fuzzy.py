@@ -380,6 +380,8 @@ def most_reverse_edges(fuzzy_set: FuzzySimplicialSet) -> Int[Array, ""]:
 def reverse_rows(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " e"]:
     """The point that each reverse edge belongs to; n beyond the last edge."""
     n = fuzzy_set.n_points
-    slots = jnp.arange(fuzzy_set.reverse_indices.shape[0], dtype=jnp.int32)
-    rows = jnp.searchsorted(fuzzy_set.reverse_offsets[1:], slots, side="right")
-    return jnp.where(fuzzy_set.reverse_indices >= 0, rows, n).astype(jnp.int32)
+    begun = jnp.zeros(fuzzy_set.reverse_indices.shape[0], jnp.int32)
+    # One more row from each offset on; those at the end of all edges are beyond them.
+    begun = begun.at[fuzzy_set.reverse_offsets[1:]].add(1, mode="drop")
+    rows = jnp.cumsum(begun, dtype=jnp.int32)
+    return jnp.where(fuzzy_set.reverse_indices >= 0, rows, n)

@@ -17,6 +17,8 @@ from ._types import Array
 
 _FAN = 4  # members of a group
 MOST = 256  # of more the leading bits would say too little
+_TILE_BITS = 11  # of the positions in a tile of 2048 integers, where the integers leave so many
+_LEAST_TILE_BITS = 6
 
 
 def least(
@@ -159,11 +161,24 @@ def order_pairs(
 
 
 def stable_order(values: Integer[Array, " m"], highest: int) -> Int[Array, " m"]:
-    """The stable argsort of integers in [0, highest], digit after digit.
+    """The stable argsort of integers in [0, highest].
 
-    A digit and the position fit into 32 bits; as many digits as it takes are sorted, the lowest
-    first.
+    A digit of them and the position fit into 32 bits; as many digits as it takes are sorted, the
+    lowest first. Where it takes several and there are more values than they differ in, a CPU
+    sorts tiles whose positions leave room for all digits, and counts.
     """
+    m = values.shape[0]
+    position_bits = max(m - 1, 1).bit_length()
+    value_bits = max(highest.bit_length(), 1)
+    by_digits = functools.partial(_order_by_digits, highest=highest)
+    if position_bits + value_bits <= 32 or value_bits > 32 - _LEAST_TILE_BITS or highest >= m:
+        return by_digits(values)
+    by_counting = functools.partial(_order_by_counting, highest=highest)
+    return lax.platform_dependent(values, cpu=by_counting, default=by_digits)
+
+
+def _order_by_digits(values: Integer[Array, " m"], highest: int) -> Int[Array, " m"]:
+    """The same, by sorts of all values."""
     m = values.shape[0]
     position_bits = max(m - 1, 1).bit_length()
     digit_bits = 32 - position_bits
@@ -178,6 +193,36 @@ def stable_order(values: Integer[Array, " m"], highest: int) -> Int[Array, " m"]
         order = moved if order is None else order[moved]
     assert order is not None  # `range` is never empty
     return order
+
+
+def _order_by_counting(values: Integer[Array, " m"], highest: int) -> Int[Array, " m"]:
+    """The same: tile after tile, each value comes where those before it end."""
+    m, bits = values.shape[0], min(_TILE_BITS, 32 - max(highest.bit_length(), 1))
+    size = 1 << bits
+    values = jnp.pad(values.astype(jnp.uint32), (0, -m % size), constant_values=highest)
+    tiles = values.reshape(-1, size)
+    positions = jnp.arange(size, dtype=jnp.uint32)
+    packed = lax.sort((tiles << bits) | positions[None, :], dimension=1)
+    counts = jnp.zeros(highest + 1, jnp.int32).at[values.astype(jnp.int32)].add(1)
+    nowhere = jnp.int32(highest + 1)
+
+    def place(carry, some):
+        begin, order, first = carry
+        own = (some >> bits).astype(jnp.int32)
+        differs = own[1:] != own[:-1]
+        is_first = jnp.pad(differs, (1, 0), constant_values=True)
+        is_last = jnp.pad(differs, (0, 1), constant_values=True)
+        turn = positions.astype(jnp.int32)
+        begin = begin.at[jnp.where(is_first, own, nowhere)].add(-turn, mode="drop")
+        places = begin[own] + turn
+        begin = begin.at[jnp.where(is_last, own, nowhere)].set(places + 1, mode="drop")
+        moved = first + (some & jnp.uint32(size - 1)).astype(jnp.int32)
+        order = order.at[places].set(moved, mode="drop", unique_indices=True)
+        return (begin, order, first + size), None
+
+    begin = jnp.cumsum(counts, dtype=jnp.int32) - counts
+    start = varying_with((begin, jnp.zeros(m, jnp.int32), jnp.int32(0)), values)
+    return lax.scan(place, start, packed)[0][1]
 
 
 def order_in_blocks(
