@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import topoprune_jax
+from topoprune_jax import _graph_approximate as approximate
 from topoprune_jax._provenance import provenance
 from topoprune_jax._speed import speed_of
 from topoprune_jax.cli import StageTimer, peak_memory
@@ -44,6 +45,7 @@ KINDS = {
 CPU_SIZES = [(n, 128) for n in (10_000, 20_000, 50_000, 100_000, 200_000)]
 LARGE = (1_000_000, 128)
 ACCELERATOR_SIZES = [(n, d) for d in (128, 768) for n in (50_000, 200_000, 1_000_000, 1_280_000)]
+N_NEIGHBORS = 15  # of `rank` unless told otherwise
 QUADRATIC = 300_000  # samples beyond which the exact search is left out on a CPU
 SELDOM = 80_000  # samples from which one warm call must do
 
@@ -149,11 +151,20 @@ def growth(runs):
 def exponents(runs, what):
     """Slopes of log(value) against log(n); of stages that every run has."""
     stages = [stage for stage in runs[0][what] if all(stage in run[what] for run in runs)]
-    logs = np.log([run["n"] for run in runs])
-    return {
-        stage: float(np.polyfit(logs, np.log([max(run[what][stage], 1e-9) for run in runs]), 1)[0])
-        for stage in stages
-    }
+    return {stage: exponent(runs, what, stage) for stage in stages}
+
+
+def exponent(runs, what, stage):
+    """The slope; that of a search by blocks where there are any: it is exact for few samples."""
+    if stage == "neighbors" and sum(map(is_by_blocks, runs)) > 1:
+        runs = [run for run in runs if is_by_blocks(run)]
+    values = [max(run[what][stage], 1e-9) for run in runs]
+    return float(np.polyfit(np.log([run["n"] for run in runs]), np.log(values), 1)[0])
+
+
+def is_by_blocks(run):
+    asked = KINDS[run["kind"]]["neighbors"] == "blocks"
+    return asked and approximate._plan(run["n"], N_NEIGHBORS) is not None
 
 
 def measure(n=0, d=0, neighbors="", classes=0, repeats=1, probe=False):

@@ -40,6 +40,22 @@ def test_the_benchmark_fits_exponents_and_says_what_was_not_measured():
     assert "Not measured: no machine with an accelerator" in text
 
 
+def test_blocks_grow_from_where_there_are_any():
+    """10,000 samples are compared with each other, which takes a quarter of the line's seconds."""
+
+    def run(n, share):
+        taken = {"neighbors": share * 1e-5 * n, "total": 1e-4 * n}
+        return {"platform": "cpu", "n": n, "d": 8, "kind": "blocks", "warm_median_seconds": taken,
+                "warm_median_bytes": {"neighbors": 400.0 * n}}  # fmt: skip
+
+    several = [run(10_000, 0.25), run(20_000, 1), run(200_000, 1)]
+    (found,) = bench_scale.growth(several).values()
+    assert found["seconds"] == pytest.approx({"neighbors": 1, "total": 1})
+    exact = [one | {"kind": "exact"} for one in several]
+    (found,) = bench_scale.growth(exact).values()
+    assert found["seconds"]["neighbors"] > 1.3
+
+
 def test_an_accelerators_bytes_are_those_that_were_measured():
     """Of every size that benchmarks/bench_scale.py ran on one."""
     record = json.loads((RESULTS / "scale.json").read_text())
