@@ -18,6 +18,7 @@ from . import _checks as checks
 from ._distance import varying_with
 from ._fuzzy import FuzzySimplicialSet, most_reverse_edges, reverse_rows
 from ._lanes import Lanes
+from ._least import stable_order
 from ._steps import Steps, wait
 from ._sums import sums_by_row
 from ._types import Array, Progress
@@ -183,9 +184,18 @@ def _order(gain: Array, weights: Float[Array, " n"]) -> Int[Array, " n"]:
     """From the largest gain at its pick to the least, the lower index first among equal ones; then
     what gains nothing or was not picked, from the largest weight to the least: in the order of
     their indices the rest of sorted data would be of their first classes."""
-    gain = jnp.maximum(gain, 0)
-    weights = jnp.where(gain > 0, 0, jnp.where(weights > 0, weights, 0))
-    return jnp.lexsort((-weights, -gain)).astype(jnp.int32)
+    bits = jnp.finfo(weights.dtype).bits
+    unsigned, half = (jnp.uint64 if bits == 64 else jnp.uint32), 1 << (bits - 1)
+
+    def falling(values: Array) -> Array:
+        """Below half of all numbers, the larger the value, none of which is negative, the less."""
+        is_float = jnp.issubdtype(values.dtype, jnp.floating)
+        rising = lax.bitcast_convert_type(values, unsigned) if is_float else values.astype(unsigned)
+        return jnp.asarray(half - 1, unsigned) - rising
+
+    rest = falling(jnp.where(weights > 0, weights, 0)) + jnp.asarray(half, unsigned)
+    keys = jnp.where(gain > 0, falling(jnp.maximum(gain, 0)), rest)
+    return stable_order(keys, 2 * half - 1)
 
 
 def _shares(codes: Int[Array, " n"]) -> list[np.ndarray]:

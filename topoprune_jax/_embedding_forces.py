@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from ._distance import rescale, varying_with
 from ._embedding_options import NEGATIVES, EmbeddingOptions, known_epochs
-from ._fuzzy import FuzzySimplicialSet, most_reverse_edges
+from ._fuzzy import FuzzySimplicialSet, most_reverse_edges, rows_of_slots
 from ._sums import sums_by_row
 from ._types import Array, Key
 
@@ -79,7 +79,7 @@ def layout_of(
     offsets = jnp.pad(jnp.cumsum(jnp.diff(old)[order], dtype=jnp.int32), (1, 0))
     edge = jnp.arange(fuzzy_set.reverse_indices.shape[0], dtype=jnp.int32)
     is_edge = edge < offsets[-1]
-    row = jnp.minimum(jnp.searchsorted(offsets[1:], edge, side="right"), n - 1).astype(jnp.int32)
+    row = jnp.minimum(rows_of_slots(offsets, edge.shape[0]), n - 1)
     source = jnp.where(is_edge, old[order[row]] + edge - offsets[row], -1)
 
     def listed(values):

@@ -379,9 +379,12 @@ def most_reverse_edges(fuzzy_set: FuzzySimplicialSet) -> Int[Array, ""]:
 
 def reverse_rows(fuzzy_set: FuzzySimplicialSet) -> Int[Array, " e"]:
     """The point that each reverse edge belongs to; n beyond the last edge."""
-    n = fuzzy_set.n_points
-    begun = jnp.zeros(fuzzy_set.reverse_indices.shape[0], jnp.int32)
-    # One more row from each offset on; those at the end of all edges are beyond them.
-    begun = begun.at[fuzzy_set.reverse_offsets[1:]].add(1, mode="drop")
-    rows = jnp.cumsum(begun, dtype=jnp.int32)
-    return jnp.where(fuzzy_set.reverse_indices >= 0, rows, n)
+    return rows_of_slots(fuzzy_set.reverse_offsets, fuzzy_set.reverse_indices.shape[0])
+
+
+def rows_of_slots(offsets: Int[Array, " begins"], size: int) -> Int[Array, " slots"]:
+    """The row that each of so many slots belongs to, of rows that begin at `offsets`; n beyond the
+    last of them."""
+    # One more row from each offset on; rows without a slot at the end begin beyond all of them.
+    begun = jnp.zeros(size, jnp.int32).at[offsets[1:]].add(1, mode="drop")
+    return jnp.cumsum(begun, dtype=jnp.int32)

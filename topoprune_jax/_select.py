@@ -14,6 +14,7 @@ from . import _backend as backend
 from . import _checks as checks
 from ._coverage import Begun, Edges, begin, compile_coverage, edges_within, greedy_coverage
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._least import order_in_blocks
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Progress
 
@@ -210,7 +211,7 @@ def kept_count(n: int, ratio: float) -> int:
 def group_rank(values: Float[Array, " n"], groups: Int[Array, " n"]) -> Float[Array, " n"]:
     """Rank of every value within its group, divided by the group's size; ties by index."""
     n = values.shape[0]
-    order = jnp.lexsort((values, groups))
+    order = order_in_blocks(groups, values, n - 1)
     sorted_groups = groups[order]
     first = jnp.searchsorted(sorted_groups, sorted_groups, side="left")
     size = jnp.searchsorted(sorted_groups, sorted_groups, side="right") - first
