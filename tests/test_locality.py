@@ -95,9 +95,39 @@ def test_the_eigenmap_is_the_same_in_any_order(monkeypatch, fuzzy_set, by_compon
 
     monkeypatch.setattr(spectral, "near_order", order_of)
     monkeypatch.setattr(spectral, "_FAR", 1)
+    monkeypatch.setattr(spectral, "_OF_CELL", 10)  # so that there are cells to start from
     monkeypatch.setattr(locality, "_CELL", 30)
     jax.clear_caches()
     ours = np.asarray(tp.spectral_embedding(fuzzy_set, 4, **options))
     jax.clear_caches()
     assert sorted_sets
     np.testing.assert_allclose(ours[:299], expected[:299], atol=2e-3)
+
+
+@pytest.mark.parametrize("of_cell", [1, 10])
+def test_the_iteration_starts_near_its_end(monkeypatch, fuzzy_set, of_cell):
+    """With a cell for every point at the dense eigenvectors themselves; with one for ten at vectors
+    whose quotients say much of the largest eigenvalues, and beyond none of them."""
+    n = fuzzy_set.n_points
+    i, j, mu = (np.asarray(part) for part in fuzzy_set.edges())
+    w = np.zeros((n, n))
+    w[i, j] = w[j, i] = mu
+    degrees = w.sum(axis=1)
+    root = np.where(degrees > 0, 1 / np.sqrt(np.where(degrees > 0, degrees, 1)), 0)
+    adjacency = root[:, None] * w * root[None, :]
+    values, vectors = np.linalg.eigh(adjacency)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    monkeypatch.setattr(spectral, "_OF_CELL", of_cell)
+    start = np.asarray(spectral._from_cells(fuzzy_set, fuzzy_set.degrees, 8), np.float64)
+    assert start.shape == (n, 8)
+    basis, _ = np.linalg.qr(start)
+    quotients = np.sort(np.linalg.eigvalsh(basis.T @ adjacency @ basis))[::-1]
+    if of_cell == 1:
+        np.testing.assert_allclose(quotients, values[:8], atol=1e-5)
+        between = np.linalg.svd(basis[:, :4].T @ vectors[:, :4])[1]
+        assert (between > 0.999).all() or values[3] - values[4] < 1e-3
+        return
+    random, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(n, 8)))
+    blind = np.sort(np.linalg.eigvalsh(random.T @ adjacency @ random))[::-1]
+    assert (quotients <= values[:8] + 1e-5).all()
+    assert (values[:8] - quotients < 0.25 * (values[:8] - blind)).all()

@@ -15,7 +15,7 @@ from ._axes import along_all, evenly
 from ._components import connected_components, count_of
 from ._distance import product, rescale, varying_with
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges, reverse_rows
-from ._locality import in_order, near_order
+from ._locality import cells_of, in_order, near_order
 from ._ring import Rows
 from ._subspace import Parts, Whole
 from ._sums import sums_by_row
@@ -33,6 +33,7 @@ _BLOCKS_AT_ONCE = 64  # of them on an accelerator
 _LANES = 8  # numbers of a vector register: rows of so many are several times faster on a CPU
 _COLUMNS_AT_ONCE = 16  # of the listed neighbors
 _FAR = 1 << 16  # points whose vectors fit no cache of a core: edges are put into an order first
+_OF_CELL, _MOST_CELLS = 200, 2048  # points, about, and cells of so many points
 _APART = 8.0  # standard deviations of a component between the places of two, about
 
 
@@ -206,6 +207,10 @@ def low_eigenvectors(
     }
     if by_rows and fuzzy_set.n_points >= _FAR:
         order = near_order(fuzzy_set.indices)
+        if guess is None and components is None:
+            guess = _from_cells(fuzzy_set, degrees, n_components + _SPARE)
+            # What starts near its end moves little at first, too.
+            options["tolerance"] = tolerance / 2
         vectors, values = _low_eigenvectors(
             in_order(fuzzy_set, order),
             n_components,
@@ -225,11 +230,43 @@ def low_eigenvectors(
     )
 
 
+def _from_cells(
+    fuzzy_set: FuzzySimplicialSet, degrees: Float[Array, " n"], n_vectors: int
+) -> Float[Array, "n v"]:
+    """Low eigenvectors of a graph of cells, the same on all points of a cell but for their degrees.
+
+    What varies slowly along many points takes the iteration longest to find, and is what cells
+    know. Source: multilevel eigenvectors, Barnard and Simon 1994.
+    """
+    n = fuzzy_set.n_points
+    n_cells = max(1, min(n // _OF_CELL, _MOST_CELLS))
+    cells = cells_of(fuzzy_set.indices, n_cells)
+    is_within = cells >= 0
+    own = jnp.where(is_within, cells, n_cells)  # beyond the last: dropped
+    back = jnp.minimum(reverse_rows(fuzzy_set), n - 1)
+    theirs = jnp.where(fuzzy_set.reverse_indices >= 0, own[fuzzy_set.reverse_indices], n_cells)
+
+    def add(total, column):
+        j, mu = column
+        other = jnp.where(j >= 0, own[j], n_cells)
+        return total.at[own, other].add(mu, mode="drop"), None
+
+    nothing = jnp.zeros((n_cells, n_cells), degrees.dtype)
+    between = nothing.at[own[back], theirs].add(fuzzy_set.reverse_memberships, mode="drop")
+    between, _ = lax.scan(add, between, (fuzzy_set.indices.T, fuzzy_set.memberships.T))
+    volume = jnp.sum(between, axis=1)
+    inverse = jnp.where(volume > 0, 1 / jnp.sqrt(jnp.where(volume > 0, volume, 1)), 0)
+    between = (between + between.T) / 2  # which rounding alone makes a difference to
+    vectors = jnp.linalg.eigh(inverse[:, None] * between * inverse[None, :])[1][:, ::-1]
+    vectors = inverse[:, None] * vectors[:, :n_vectors]
+    return jnp.where(is_within[:, None], vectors[cells], 0) * jnp.sqrt(degrees)[:, None]
+
+
 def _low_eigenvectors(
     fuzzy_set: FuzzySimplicialSet,
     n_components: int,
     *,
-    guess: Float[Array, "n c"] | None,
+    guess: Float[Array, "n guesses"] | None,
     rounds: int,
     degree: int,
     tolerance: float,
