@@ -56,7 +56,7 @@ def shown(method, data, name, noise=0.0):
     return method.replace("topoprune", "topoprune, power 4", 1)
 
 
-_AGAIN = ("accuracy_validation", "accuracy_test", "probe_validation", "probe_test")
+_AGAIN = ("accuracy_validation", "accuracy_test", "deciding", "probe_validation", "probe_test")
 _OF_POWER_4 = (
     "topoprune",
     "topoprune, discriminant coordinates",

@@ -470,7 +470,7 @@ def spectral_embedding(
 
     **Returns:** (n, c); a point without edges is at 0, or at its own place. Found by filtered
     subspace iteration, which leaves eigenvectors of nearly equal eigenvalues mixed among
-    themselves.
+    themselves. From 65,536 points on, a CPU starts it from the eigenvectors of cells of points.
 
     **Raises:** TypeError or ValueError for a wrong type or a number out of range.
 
