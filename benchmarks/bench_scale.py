@@ -47,7 +47,7 @@ LARGE = (1_000_000, 128)
 ACCELERATOR_SIZES = [(n, d) for d in (128, 768) for n in (50_000, 200_000, 1_000_000, 1_280_000)]
 N_NEIGHBORS = 15  # of `rank` unless told otherwise
 QUADRATIC = 300_000  # samples beyond which the exact search is left out on a CPU
-SELDOM = 80_000  # samples from which one warm call must do
+SELDOM = 80_000  # samples from which one warm call of the exact search must do
 
 
 def main():
@@ -78,7 +78,8 @@ def main():
         asked = {"platform": platform, "n": n, "d": d, "kind": kind}
         if any(asked.items() <= run.items() for run in record["runs"]):
             continue
-        repeats = arguments.repeats if n < SELDOM else 1
+        is_long = n > QUADRATIC or (n >= SELDOM and KINDS[kind]["neighbors"] == "exact")
+        repeats = 1 if is_long else arguments.repeats
         found = child({"n": n, "d": d, **KINDS[kind], "repeats": repeats})
         found["command"] = command(arguments)
         found["commit"] = arguments.commit or found["commit"]
