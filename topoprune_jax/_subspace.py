@@ -17,7 +17,21 @@ from ._sums import sums_by_row
 from ._types import Array
 
 _DISTURBANCE = 1e-5  # far above rounding, far below what an eigenvector need be known to
+_ROWS = 1024  # whose products no CPU divides among threads
 _MISSING = -2.0  # below every eigenvalue of a normalized adjacency
+
+
+def over_rows(a: Float[Array, "n v"], b: Float[Array, "n w"]) -> Float[Array, "v w"]:
+    """a^T b, some rows after the others.
+
+    A CPU would divide long columns among its threads, and how many there are would tell in the last
+    bits: of the machine, or of the devices that JAX is told to make of it.
+    """
+    spare = -a.shape[0] % _ROWS
+    if a.shape[0] <= _ROWS:
+        return product(a.T, b)
+    a, b = (jnp.pad(x, ((0, spare), (0, 0))).reshape(-1, _ROWS, x.shape[1]) for x in (a, b))
+    return jnp.sum(product(a.transpose(0, 2, 1), b), axis=0)
 
 
 class Whole(NamedTuple):
@@ -30,12 +44,12 @@ class Whole(NamedTuple):
         # With the trivial vector as first column, whatever completes a block that rounding has
         # robbed of its rank is orthogonal to it too.
         trivial = self.trivial
-        x = x - trivial[:, None] * product(trivial, x)[None, :]
+        x = x - trivial[:, None] * over_rows(trivial[:, None], x)
         return jnp.linalg.qr(jnp.concatenate([trivial[:, None], x], axis=1))[0][:, 1:]
 
     def gram(self, basis: Float[Array, "n w"], image: Float[Array, "n w"]) -> Float[Array, "w w"]:
         """Inner products of all pairs."""
-        return product(basis.T, image)
+        return over_rows(basis, image)
 
     def rotate(self, basis: Float[Array, "n w"], vectors: Float[Array, "w c"]):
         """Combinations of the basis."""
