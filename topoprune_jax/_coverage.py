@@ -294,10 +294,11 @@ def _pick(
         largest, blocks = lax.top_k(state.levels[0], n_leaders)
         path: tuple[Array, ...] = (blocks.astype(jnp.int32),)
         leaders, besides = path[0], []  # of each level the maxima before and after the leader's
+        bounds = scratch.bounds
         for values in state.levels[1:]:
             row = values[path]
             if values.ndim == len(shape):
-                bounds, row = through(scratch.bounds, row)
+                bounds, row = through(bounds, row)
             place = jnp.argmax(row, axis=1).astype(jnp.int32)
             path = (*path, place)
             leaders = leaders * row.shape[1] + place
