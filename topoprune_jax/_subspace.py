@@ -27,9 +27,9 @@ def over_rows(a: Float[Array, "n v"], b: Float[Array, "n w"]) -> Float[Array, "v
     A CPU would divide long columns among its threads, and how many there are would tell in the last
     bits: of the machine, or of the devices that JAX is told to make of it.
     """
-    spare = -a.shape[0] % _ROWS
     if a.shape[0] <= _ROWS:
         return product(a.T, b)
+    spare = -a.shape[0] % _ROWS
     a, b = (jnp.pad(x, ((0, spare), (0, 0))).reshape(-1, _ROWS, x.shape[1]) for x in (a, b))
     return jnp.sum(product(a.transpose(0, 2, 1), b), axis=0)
 
