@@ -27,7 +27,8 @@ _REVERSE_BLOCK = 1 << 10
 _TILE = 1 << 11
 _LISTING_PADDING = 1 << 15
 _ACCELERATOR_BLOCK = 1 << 22  # of reverse edges: there every block is a few launches
-_SEVERAL = 4  # coordinates of a point, from which on they are gathered and added together
+_SEVERAL = 4  # coordinates of a point, from which on they are added together
+_MANY = 16  # coordinates, of more the sum of squares is not written out
 _START_EXTENT = 10.0  # umap-learn's
 
 
@@ -185,14 +186,59 @@ def share_of(
     return lax.dynamic_slice_in_dim(padded, begin, share, axis=1)
 
 
-def _pull(difference: Float[Array, "c m"], weight: Float[Array, " m"], a: float, b: float):
-    squared = jnp.sum(difference * difference, axis=0)
+def _square(difference: Float[Array, "c m"]) -> Float[Array, " m"]:
+    """Squared lengths."""
+    if difference.shape[0] > _MANY:
+        return jnp.sum(difference * difference, axis=0)
+    # A program of a few instructions, where a reduction is a call of a library.
+    total, *rest = difference * difference
+    for squares in rest:
+        total = total + squares
+    return total
+
+
+def _stiffness(
+    difference: Float[Array, "c m"], weight: Float[Array, " m"], a: float, b: float
+) -> Float[Array, " m"]:
+    """Of edges: by how much the attraction along them grows with their length."""
+    squared = _square(difference)
     positive = squared > 0
     log = jnp.log2(jnp.where(positive, squared, 1))
     power = jnp.exp2((b - 1) * log)
     gain = 2 * a * b * power / (1 + a * power * squared)
-    gain = jnp.where(positive, weight * gain, 0)
-    return -jnp.clip(gain[None, :] * difference, -CLIP, CLIP), gain
+    return jnp.where(positive, weight * gain, 0)
+
+
+def _pull(difference: Float[Array, "c m"], stiffness: Float[Array, " m"]) -> Float[Array, "c m"]:
+    return -jnp.clip(stiffness[None, :] * difference, -CLIP, CLIP)
+
+
+class _Desk(eqx.Module):
+    """Where the loops over tiles lay down what they use several times.
+
+    XLA would compute it anew for each use, and have two threads share the reading of a few numbers
+    out of an array of more than 512 KiB. It does neither with what ends in an update in place. Each
+    array has a row more, or it would be no update.
+    """
+
+    differences: Float[Array, "more size"]
+    gains: Float[Array, "two size"]
+
+    @classmethod
+    def of(cls, values: Float[Array, "c n"], size: int) -> "_Desk":
+        empty = jnp.zeros((values.shape[0] + 1, size), values.dtype)
+        return varying_with(cls(empty, jnp.zeros_like(empty[:2])), values)
+
+    def lay(
+        self,
+        differences: Float[Array, "c size"],
+        gain: Callable[[Float[Array, "c size"]], Float[Array, " size"]],
+    ) -> tuple["_Desk", Float[Array, "c size"], Float[Array, " size"]]:
+        """With these differences and their gains, both to read off it."""
+        rows = lax.dynamic_update_slice(self.differences, differences, (0, 0))
+        differences = rows[: differences.shape[0]]
+        gains = lax.dynamic_update_slice(self.gains, gain(differences)[None, :], (0, 0))
+        return _Desk(rows, gains), differences, gains[0]
 
 
 def _from_listed(
@@ -207,40 +253,38 @@ def _from_listed(
     """From the neighbors that some points list, m a whole number of tiles."""
     c, m = points.shape
 
-    def listed(size, first, columns=_columns):
+    def of_tile(first):
         def part(values):
-            return lax.dynamic_slice_in_dim(values, first, size, axis=1)
+            return lax.dynamic_slice_in_dim(values, first, tile, axis=1)
 
         own = part(points)
 
         def column(carry, slot):
-            force, stiffness = carry
+            force, total, desk = carry
             j, weight = slot
-            f, s = _pull(own - columns(z, j), weight, a, b)
-            return (force + f, stiffness + s), None
+            desk, apart, stiffness = desk.lay(own - z[:, j], lambda d: _stiffness(d, weight, a, b))
+            return (force + _pull(apart, stiffness), total + stiffness, desk), None
 
         zero = varying_with((jnp.zeros_like(own), jnp.zeros_like(own[0])), z)
-        return lax.scan(column, zero, (part(neighbors), part(weights)))[0]
+        start = (*zero, _Desk.of(z, tile))
+        return lax.scan(column, start, (part(neighbors), part(weights)))[0][:2]
 
     def in_tiles(_):
-        tiles = partial(listed, tile, columns=_columns_once)
-        force, stiffness = lax.map(tiles, tile * jnp.arange(m // tile))
+        force, stiffness = lax.map(of_tile, tile * jnp.arange(m // tile))
         return force.transpose(1, 0, 2).reshape(c, m), stiffness.reshape(m)
 
     def at_once(_):
-        return listed(m, 0)
+        def column(carry, slot):
+            force, total = carry
+            j, weight = slot
+            apart = points - z[:, j]
+            stiffness = _stiffness(apart, weight, a, b)
+            return (force + _pull(apart, stiffness), total + stiffness), None
+
+        zero = varying_with((jnp.zeros_like(points), jnp.zeros_like(points[0])), z)
+        return lax.scan(column, zero, (neighbors, weights))[0]
 
     return lax.platform_dependent(z, cpu=in_tiles, default=at_once)
-
-
-def _columns(z: Float[Array, "c n"], points: Int[Array, " m"]) -> Float[Array, "c m"]:
-    return z[:, points]
-
-
-def _columns_once(z: Float[Array, "c n"], points: Int[Array, " m"]) -> Float[Array, "c m"]:
-    """The same on a CPU, where XLA would gather several numbers anew for each use of them."""
-    found = z[:, points]
-    return lax.optimization_barrier(found) if z.shape[0] >= _SEVERAL else found
 
 
 def _from_listing(
@@ -266,21 +310,24 @@ def _from_listing(
         by_rows = z.shape[0] >= _SEVERAL
 
         def block(i, carry):
-            force, stiffness = carry
+            force, total, desk = carry
             begin = first + i * _REVERSE_BLOCK
             rows, others, weights = (
                 lax.dynamic_slice_in_dim(values, begin, _REVERSE_BLOCK) for values in listing
             )
-            f, s = _pull(_columns_once(z, rows) - _columns_once(z, others), weights, a, b)
+            difference = z[:, rows] - z[:, others]
+            desk, apart, s = desk.lay(difference, lambda d: _stiffness(d, weights, a, b))
+            f = _pull(apart, s)
             if first_point is not None:
                 own = begin + jnp.arange(_REVERSE_BLOCK, dtype=jnp.int32) < last
                 rows = jnp.where(own, rows - first_point, m)  # m is dropped
             force = force.at[rows].add(f.T) if by_rows else force.at[:, rows].add(f)
-            return force, stiffness.at[rows].add(s)
+            return force, total.at[rows].add(s), desk
 
         force, stiffness = total
-        total = (force.T if by_rows else force), stiffness
-        force, stiffness = lax.fori_loop(0, -(-(last - first) // _REVERSE_BLOCK), block, total)
+        start = (force.T if by_rows else force), stiffness, _Desk.of(z, _REVERSE_BLOCK)
+        n_blocks = -(-(last - first) // _REVERSE_BLOCK)
+        force, stiffness, _ = lax.fori_loop(0, n_blocks, block, start)
         return (force.T if by_rows else force), stiffness
 
     def many_at_once(total):
@@ -294,7 +341,9 @@ def _from_listing(
             rows, others, weights = (
                 lax.dynamic_slice_in_dim(values, start, size) for values in listing
             )
-            f, s = _pull(z[:, rows] - z[:, others], weights, a, b)
+            apart = z[:, rows] - z[:, others]
+            s = _stiffness(apart, weights, a, b)
+            f = _pull(apart, s)
             slot = start + jnp.arange(size, dtype=jnp.int32)
             rows = rows if first_point is None else rows - first_point
             rows = jnp.where((slot >= begin) & (slot < last), rows, m)  # m is nobody's
@@ -364,12 +413,20 @@ def _force_unit(n_shifts: int, dtype: Any) -> float:
     return 2.0 ** (largest - (jnp.finfo(dtype).nmant + 1))
 
 
-def _push(difference: Float[Array, "c n"], a: float, b: float, unit: float) -> Array:
-    """The force in units, rounded to whole ones."""
-    squared = jnp.sum(difference * difference, axis=0)
+def _strength(
+    difference: Float[Array, "c n"], a: float, b: float, unit: float
+) -> Float[Array, " n"]:
+    """Of the repulsion, in units: the force for each unit of the distance."""
+    squared = _square(difference)
     power = jnp.exp2(b * jnp.log2(jnp.maximum(squared, jnp.finfo(difference.dtype).tiny)))
-    gain = 2 * b / unit / ((1e-3 + squared) * (1 + a * power))
-    return jnp.round(jnp.clip(gain[None, :] * difference, -CLIP / unit, CLIP / unit))
+    return 2 * b / unit / ((1e-3 + squared) * (1 + a * power))
+
+
+def _push(
+    difference: Float[Array, "c n"], strength: Float[Array, " n"], unit: float
+) -> Float[Array, "c n"]:
+    """The force in units, rounded to whole ones."""
+    return jnp.round(jnp.clip(strength[None, :] * difference, -CLIP / unit, CLIP / unit))
 
 
 def _push_at_once(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) -> Array:
@@ -378,7 +435,8 @@ def _push_at_once(z: Float[Array, "c n"], shifts: Array, *, a: float, b: float) 
     twice = jnp.concatenate([z, z], axis=1)
 
     def roll(total, shift):
-        f = _push(z - lax.dynamic_slice_in_dim(twice, shift, n, axis=1), a, b, unit)
+        apart = z - lax.dynamic_slice_in_dim(twice, shift, n, axis=1)
+        f = _push(apart, _strength(apart, a, b, unit), unit)
         back = lax.dynamic_slice_in_dim(jnp.concatenate([f, f], axis=1), n - shift, n, axis=1)
         return total + (f - back), None
 
@@ -409,17 +467,22 @@ def push_of_tiles(
     periodic = jnp.concatenate([z] * copies + [z[:, :rest]], axis=1)
     inside = (jnp.arange(whole) < n).astype(z.dtype)
 
-    def one(i, total):
+    def one(i, carry):
+        total, desk = carry
         start, shift = tile * (first + i // shifts.shape[0]), shifts[i % shifts.shape[0]]
         here = lax.dynamic_slice_in_dim(periodic, start, tile, axis=1)
         there = lax.dynamic_slice_in_dim(periodic, start + shift, tile, axis=1)
-        f = lax.dynamic_slice_in_dim(inside, start, tile)[None, :]
-        f = f * _push(here - there, a, b, unit)
+        is_inside = lax.dynamic_slice_in_dim(inside, start, tile)
+        desk, apart, strength = desk.lay(
+            here - there, lambda d: is_inside * _strength(d, a, b, unit)
+        )
+        f = _push(apart, strength, unit)
         for first_place, force in ((start, f), (start + shift, -f)):
             before = lax.dynamic_slice_in_dim(total, first_place, tile, axis=1)
             total = lax.dynamic_update_slice_in_dim(total, before + force, first_place, axis=1)
-        return total
+        return total, desk
 
     nothing = varying_with(jnp.zeros_like(periodic), z)
-    total = lax.fori_loop(0, count * shifts.shape[0], one, nothing)
+    start = nothing, _Desk.of(z, tile)
+    total, _ = lax.fori_loop(0, count * shifts.shape[0], one, start)
     return (total[:, :n] + total[:, n : 2 * n]) * unit
