@@ -286,8 +286,8 @@ def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
 @pytest.mark.parametrize(
     ("n", "c", "given", "steps"),
     tiers(
-        [(300, 2, None, 200), (300, 4, None, 120), (10_001, 2, None, 120), (300, 2, 7, 7)],
-        [(300, 4, None, 120), (300, 2, 7, 7)],
+        [(300, 2, None, 200), (300, 4, None, 80), (15_001, 3, None, 120), (300, 2, 7, 7)],
+        [(300, 4, None, 80), (300, 2, 7, 7)],
         several=True,
     ),
 )

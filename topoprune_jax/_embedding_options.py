@@ -9,7 +9,10 @@ import numpy as np
 from . import _checks as checks
 
 NEGATIVES = 5.0  # umap-learn's negative samples for each edge sample
-_EPOCHS, _MORE_EPOCHS, _FEW_POINTS = 120, 200, 10_000
+_EPOCHS = 80
+# In up to so many dimensions points have little room to pass each other.
+_LOW_DIMENSION, _LOW_EPOCHS = 3, 120
+_FEW_POINTS, _LOW_EPOCHS_OF_FEW = 15_000, 200
 
 
 def _option(name: str, default: Any) -> Any:
@@ -25,9 +28,9 @@ class EmbeddingOptions(eqx.Module):
     - `n_components`: c, the dimension of the embedding, 1 to 64.
     - `min_dist`: distance up to which points count as together, in units of the embedding.
     - `spread`: scale on which membership decays in the embedding; at least `min_dist`.
-    - `n_epochs`: optimizer steps; unless given 120, and 200 in up to 3 dimensions for up to 10,000
-      points, where they are cheap and points have little room to pass each other (umap-learn has
-      200 and 500). Fewer than 50 leave clusters torn.
+    - `n_epochs`: optimizer steps; unless given 80, and in up to 3 dimensions, where points have
+      little room to pass each other, 120, and 200 for up to 15,000 points (umap-learn has 200, and
+      500 for up to 10,000). Fewer than 50 leave clusters torn.
     - `repulsion`: strength of the repulsive force, 1 in UMAP's model.
     - `n_negatives`: points that push each point in an epoch, as estimate of what all others do.
       Their choice is what makes two keys differ: more of them cost time and make the embedding
@@ -63,7 +66,9 @@ def n_epochs_of(options: EmbeddingOptions, n: int) -> int:
     """Optimizer steps for n points."""
     if options.n_epochs is not None:
         return int(options.n_epochs)
-    return _MORE_EPOCHS if n <= _FEW_POINTS and options.n_components <= 3 else _EPOCHS
+    if options.n_components > _LOW_DIMENSION:
+        return _EPOCHS
+    return _LOW_EPOCHS_OF_FEW if n <= _FEW_POINTS else _LOW_EPOCHS
 
 
 def known_epochs(options: EmbeddingOptions) -> int:
