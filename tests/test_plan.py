@@ -385,7 +385,7 @@ def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):
         ({"n": 3_000_000, "d": 600}, 0.8, "fit with neighbors='blocks' or 64 principal"),
         (
             {"n": 70_000, "d": 12_000, "neighbors": "blocks", "judged": True},
-            0.7,
+            0.9,
             "fit with space='features' or 64 principal",
         ),
         ({"n": 400_000, "d": 4096}, 0.5, "64 principal components instead of 4,096 features"),

@@ -1,9 +1,5 @@
 """The Laplacian eigenmap and the principal components: against dense eigensolvers, and by hand."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,33 +176,3 @@ def test_a_product_of_rows_is_the_sum_over_edges(rng, c):
         vectors = np.asarray(vectors, float)
         rayleigh = np.sum(vectors * (laplacian @ vectors), axis=0)
         np.testing.assert_allclose(1 - np.asarray(values), rayleigh, atol=1e-4)
-
-
-_OF_SOME_DEVICES = """
-import zlib
-import numpy as np
-import topoprune_jax as tp
-points = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
-fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=8))
-found = np.asarray(tp.spectral_embedding(fuzzy_set, 8, rounds=2, tolerance=0.0))
-print(zlib.crc32(found.tobytes()))
-"""
-
-
-def test_the_eigenmap_depends_on_no_number_of_threads():
-    """XLA has as many as devices are forced: how columns of 20,000 numbers are divided among them
-    must not tell."""
-    found = set()
-    for count in (1, 8):
-        flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={count}"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            [sys.executable, "-c", _OF_SOME_DEVICES],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        found.add(done.stdout.split()[-1])
-    assert len(found) == 1

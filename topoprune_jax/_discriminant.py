@@ -13,6 +13,7 @@ from ._axes import along, changed, even_rows, evenly
 from ._distance import product, rescale, unit_rows
 from ._noise import noise_of
 from ._ring import Rows
+from ._sums import over_rows
 from ._types import Array, ArrayInput
 
 AUTO = "auto"
@@ -272,7 +273,7 @@ def _directions(
         is_class.astype(dtype)
     )
     residual = points - means[codes]
-    scatter = product(residual.T, residual) / n
+    scatter = over_rows(residual, residual) / n
     spread = jnp.trace(scatter) / d
     a = jnp.asarray(shrinkage, dtype)
     scatter = (1 - a) * scatter + a * spread * jnp.eye(d, dtype=dtype)
@@ -283,5 +284,5 @@ def _directions(
     whitening = jnp.where(spread > 0, whitening, jnp.eye(d, dtype=dtype))
     apart = product(means - center[None, :], whitening)
     apart = jnp.where(is_class[:, None], apart, 0)
-    directions = jnp.linalg.eigh(product(apart.T, apart))[1][:, ::-1][:, :c]
+    directions = jnp.linalg.eigh(over_rows(apart, apart))[1][:, ::-1][:, :c]
     return center, product(whitening, directions), spread * d

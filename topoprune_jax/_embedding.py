@@ -18,6 +18,7 @@ from ._lanes import Lanes
 from ._mesh import check_mesh, here
 from ._spectral import spectral_start
 from ._steps import Steps
+from ._sums import mean_row
 from ._types import Array, ArrayInput, Key, Progress
 
 _EPOCHS_PER_CALL = 10
@@ -133,4 +134,4 @@ def _at_rest(start: Float[Array, "c n"], weights: Array) -> tuple[Array, Array]:
 @jax.jit
 def _finish(place: Int[Array, " n"], z: Float[Array, "c n"]) -> Float[Array, "n c"]:
     points = z.T[place]
-    return points - jnp.mean(points, axis=0, keepdims=True)
+    return points - mean_row(points)[None, :]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from ._distance import rescale, varying_with
 from ._embedding_options import NEGATIVES, EmbeddingOptions, known_epochs
 from ._fuzzy import FuzzySimplicialSet, most_reverse_edges, rows_of_slots
-from ._sums import sums_by_row
+from ._sums import mean_row, sums_by_row
 from ._types import Array, Key
 
 CLIP = 4.0  # umap-learn's bound on a single force
@@ -64,7 +64,7 @@ def layout_of(
     order = jnp.argsort(jax.random.bits(order_key, (n,))).astype(jnp.int32)
     place = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32))
     start, _ = rescale(start)
-    start = start - jnp.mean(start, axis=0, keepdims=True)
+    start = start - mean_row(start)[None, :]
     extent = jnp.max(jnp.abs(start))
     start = start / jnp.where(extent > 0, extent, 1) * _START_EXTENT
     # Points that start at one place would never part.

@@ -13,6 +13,7 @@ from ._distance import product
 from ._embedding import embed, starting_points
 from ._embedding_options import EmbeddingOptions, check_options
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
+from ._sums import mean_row, over_rows
 from ._types import Array, ArrayInput, Key
 
 _ALIGNMENT_ROUNDS = 4
@@ -89,9 +90,9 @@ def embed_ensemble(
 
 def align(points: Float[Array, "n c"], target: Float[Array, "n c"]) -> Float[Array, "n c"]:
     """`points` shifted, turned and mirrored onto `target` (orthogonal Procrustes)."""
-    center = jnp.mean(target, axis=0, keepdims=True)
-    points = points - jnp.mean(points, axis=0, keepdims=True)
-    u, _, vt = jnp.linalg.svd(product(points.T, target - center), full_matrices=False)
+    center = mean_row(target)[None, :]
+    points = points - mean_row(points)[None, :]
+    u, _, vt = jnp.linalg.svd(over_rows(points, target - center), full_matrices=False)
     return product(points, product(u, vt)) + center
 
 

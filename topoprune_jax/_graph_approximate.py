@@ -25,6 +25,7 @@ from ._graph_tree import leaves
 from ._least import MOST as MOST_OF_LEAST
 from ._least import least
 from ._steps import Steps
+from ._sums import mean_row, over_rows
 from ._types import Array, Progress
 
 _AXES = 64  # principal axes that are scanned
@@ -123,7 +124,7 @@ def _coordinates(table: Table, *, metric: str, width: int) -> _Coordinates:
     if inner:
         square = jnp.sum(centered(table.points, table.codes) ** 2, axis=1)
         lift = jnp.sqrt(jnp.max(square) - square)
-        middle = jnp.mean(lifted(table.points, table.codes, lift), axis=0)
+        middle = mean_row(lifted(table.points, table.codes, lift))
     e = middle.shape[0]
     step = -(-table.n_points // _PCA_SAMPLE)
     few = slice(0, table.n_points, step)
@@ -182,16 +183,16 @@ def _principal_axes(sample: Float[Array, "m e"], p: int) -> Float[Array, "e p"]:
 
     def power(_, axes):
         # Orthogonal up to rounding, which is enough between two rounds and cheaper than `qr`.
-        weights, vectors = jnp.linalg.eigh(product(axes.T, axes))
+        weights, vectors = jnp.linalg.eigh(over_rows(axes, axes))
         least = jnp.maximum(limits.eps * weights[-1], limits.tiny)
         axes = product(axes, vectors / jnp.sqrt(jnp.maximum(weights, least))[None, :])
-        return product(sample.T, product(sample, axes))
+        return over_rows(sample, product(sample, axes))
 
     start = np.random.default_rng(0).standard_normal((e, min(e, p + 8)))
     axes = jnp.asarray(start.astype(sample.dtype))
     axes = jnp.linalg.qr(lax.fori_loop(0, _POWERS, power, axes))[0]
     scores = product(sample, axes)
-    vectors = jnp.linalg.eigh(product(scores.T, scores))[1]
+    vectors = jnp.linalg.eigh(over_rows(scores, scores))[1]
     return product(axes, vectors[:, ::-1][:, :p])
 
 

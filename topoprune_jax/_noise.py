@@ -12,6 +12,7 @@ from . import _checks as checks
 from ._axes import evenly
 from ._distance import product, rescale, unit_rows
 from ._ring import Rows
+from ._sums import mean_row, over_rows
 from ._types import Array, ArrayInput
 
 QUERIES = 512  # samples whose nearest other one is sought
@@ -79,9 +80,9 @@ def noise_of(points: Float[Array, "n d"] | Rows) -> Float[Array, ""]:
 @partial(jax.jit, static_argnames="n_queries")
 def _share(points: Float[Array, "n d"], *, n_queries: int) -> Float[Array, ""]:
     n, d = points.shape
-    points = points - jnp.mean(points, axis=0)[None, :]
+    points = points - mean_row(points)[None, :]
     square = jnp.sum(points * points, axis=1)
-    total = jnp.sum(square) / n
+    total = mean_row(square[:, None])[0]
     queries = np.arange(n_queries) * n // n_queries
     tiles = np.resize(queries, (-(-n_queries // AT_ONCE), AT_ONCE))
 
@@ -92,7 +93,7 @@ def _share(points: Float[Array, "n d"], *, n_queries: int) -> Float[Array, ""]:
     found = lax.map(nearest, jnp.asarray(tiles)).ravel()[:n_queries]
     share = jnp.maximum(jnp.median(found), 0) / 2
     if n > d:
-        covariance = product(points.T, points) / n
+        covariance = over_rows(points, points) / n
         ridge = _RIDGE * total / d + jnp.finfo(points.dtype).tiny
         inverse = jnp.linalg.inv(covariance + ridge * jnp.eye(d, dtype=points.dtype))
         share = jnp.minimum(share, jnp.sum(1 / jnp.diag(inverse)) * (n / (n - d)))

@@ -18,7 +18,7 @@ from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, most_reverse_edges, rev
 from ._locality import cells_of, in_order, near_order
 from ._ring import Rows
 from ._subspace import Parts, Whole
-from ._sums import sums_by_row
+from ._sums import mean_row, over_rows, sums_by_row
 from ._types import Array, ArrayInput, Key
 
 _DEGREE = 12  # of the filter for `spectral_embedding`
@@ -77,13 +77,13 @@ def principal_guess(
 
 @partial(jax.jit, static_argnames="n_components")
 def _principal_axes(sample, n_components, *, key) -> tuple[Float[Array, " d"], Float[Array, "d c"]]:
-    center = jnp.mean(sample, axis=0)
+    center = mean_row(sample)
     centered = sample - center[None, :]
     components = _principal_components(sample, n_components, key=key)
     length = jnp.sum(components * components, axis=0)
     # The components are the sample along the axes: A = X^T (X a) / |X a|^2 is a again, up to what
     # the iteration has left of other axes.
-    axes = product(centered.T, components)
+    axes = over_rows(centered, components)
     return center, axes / jnp.where(length > 0, length, 1)[None, :]
 
 
@@ -92,15 +92,15 @@ def _principal_components(points, n_components, *, key):
     d = points.shape[1]
     width = min(d, n_components + 6)
     points, scale = rescale(points)
-    centered = points - jnp.mean(points, axis=0, keepdims=True)
+    centered = points - mean_row(points)[None, :]
 
     def power(_, axes):
-        return jnp.linalg.qr(product(centered.T, product(centered, axes)))[0]
+        return jnp.linalg.qr(over_rows(centered, product(centered, axes)))[0]
 
     axes = jnp.linalg.qr(jax.random.normal(key, (d, width), points.dtype))[0]
     axes = lax.fori_loop(0, 8, power, varying_with(axes, points))
     scores = product(centered, axes)
-    values, vectors = jnp.linalg.eigh(product(scores.T, scores))
+    values, vectors = jnp.linalg.eigh(over_rows(scores, scores))
     order = jnp.argsort(-values)[:n_components]
     result = product(scores, vectors[:, order]) * scale
     return jnp.pad(result, ((0, 0), (0, n_components - result.shape[1])))
@@ -286,12 +286,14 @@ def _low_eigenvectors(
     spare = block = jax.random.normal(key, (n, width), dtype)
     if guess is not None:
         take = min(width, guess.shape[1])
-        guess = guess - jnp.mean(guess, axis=0, keepdims=True)
-        size = jnp.sqrt(jnp.mean(guess * guess)) + jnp.finfo(dtype).tiny
+        guess = guess - mean_row(guess)[None, :]
+        size = jnp.sqrt(jnp.mean(mean_row(guess * guess))) + jnp.finfo(dtype).tiny
         block = block.at[:, :take].set(guess[:, :take] / size + 1e-3 * block[:, :take])
     root = jnp.sqrt(degrees)
     if components is None:
-        inner = Whole(root / (jnp.sqrt(jnp.sum(degrees)) + jnp.finfo(dtype).tiny))
+        inner = Whole(
+            root / (jnp.sqrt(over_rows(root[:, None], root[:, None])[0, 0]) + jnp.finfo(dtype).tiny)
+        )
         parts = ()
     else:
         volume = sums_by_row(degrees, components, n_parts, most=n)

@@ -189,8 +189,8 @@ def _of_features(p: Problem, slab_bytes: int) -> Stage:
     m, square = min(p.n, SAMPLE), float(d) ** 2
     flops = 2.0 * m * square + (_EIGENVECTORS if p.raw else _INVERSE) * d * square
     flops += 2.0 * d * (p.n * p.d if p.raw else m * QUERIES)
-    # How far each is from a mean, once more the other way round for the noise; the sample itself.
-    copies = (1.0 if p.raw else 2.0) + (m < p.n)
+    # How far each is from a mean, and the sample itself.
+    copies = 1.0 + (m < p.n)
     beside = rows + copies * m * d + (made if p.raw else AT_ONCE * m) + 3.0 * square
     return _stage("features", max(rows + 3.0 * slab, beside), made, work._replace(flops=flops))
 

@@ -13,25 +13,11 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from ._distance import product
-from ._sums import sums_by_row
+from ._sums import over_rows, sums_by_row
 from ._types import Array
 
 _DISTURBANCE = 1e-5  # far above rounding, far below what an eigenvector need be known to
-_ROWS = 1024  # whose products no CPU divides among threads
 _MISSING = -2.0  # below every eigenvalue of a normalized adjacency
-
-
-def over_rows(a: Float[Array, "n v"], b: Float[Array, "n w"]) -> Float[Array, "v w"]:
-    """a^T b, some rows after the others.
-
-    A CPU would divide long columns among its threads, and how many there are would tell in the last
-    bits: of the machine, or of the devices that JAX is told to make of it.
-    """
-    if a.shape[0] <= _ROWS:
-        return product(a.T, b)
-    spare = -a.shape[0] % _ROWS
-    a, b = (jnp.pad(x, ((0, spare), (0, 0))).reshape(-1, _ROWS, x.shape[1]) for x in (a, b))
-    return jnp.sum(product(a.transpose(0, 2, 1), b), axis=0)
 
 
 class Whole(NamedTuple):

@@ -1,12 +1,20 @@
-"""Sums over the rows that entries belong to, with the same bits in every run on any device."""
+"""Sums over many rows, with the same bits in every run on any device of a kind.
+
+A CPU divides long sums among its threads, and how many there are would tell in the last bits: of
+the machine, or of the devices that JAX is told to make of it.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
+from ._distance import product, varying_with
 from ._types import Array
 
+_AT_ONCE = 1024  # rows whose products one thread makes, if these are small
+_SMALL = 576  # numbers
+_MULTIPLIED = 128  # rows of others: threads divide their numbers among them, and no sum
 _WORD = 30  # bits of a sum in one integer
 _WORDS = 3
 
@@ -36,6 +44,36 @@ def sums_by_row(
         return _in_any_order(values, rows, n_rows, most, reach, is_sorted)
 
     return lax.platform_dependent(values, rows, cpu=in_order, default=in_any_order)
+
+
+def over_rows(a: Float[Array, "n v"], b: Float[Array, "n w"]) -> Float[Array, "v w"]:
+    """a^T b; on a CPU some rows after the others."""
+
+    def in_pieces(a, b):
+        n = a.shape[0]
+        rows = _AT_ONCE if a.shape[1] * b.shape[1] <= _SMALL else _MULTIPLIED
+        if n <= rows:
+            return product(a.T, b)
+
+        def add(total, start):
+            # The last rows reach back, over rows that were added already.
+            first = jnp.minimum(start, n - rows)
+            some, others = (lax.dynamic_slice_in_dim(x, first, rows) for x in (a, b))
+            is_new = first + jnp.arange(rows, dtype=jnp.int32) >= start
+            return total + product(jnp.where(is_new[:, None], some, 0).T, others), None
+
+        nothing = varying_with(jnp.zeros((a.shape[1], b.shape[1]), a.dtype), a)
+        return lax.scan(add, nothing, jnp.arange(0, n, rows, dtype=jnp.int32))[0]
+
+    def at_once(a, b):
+        return product(a.T, b)
+
+    return lax.platform_dependent(a, b, cpu=in_pieces, default=at_once)
+
+
+def mean_row(x: Float[Array, "n w"]) -> Float[Array, " w"]:
+    """The mean of the rows."""
+    return over_rows(jnp.ones_like(x[:, :1]), x)[0] / x.shape[0]
 
 
 def _in_any_order(values, rows, n_rows, most, top, is_sorted):
