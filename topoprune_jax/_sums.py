@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from ._distance import product, varying_with
 from ._types import Array
 
-_AT_ONCE = 1024  # rows whose products one thread makes, if these are small
-_SMALL = 576  # numbers
-_MULTIPLIED = 128  # rows of others: threads divide their numbers among them, and no sum
+_AT_ONCE = 1024  # rows whose product one thread makes, if it is small
+_SMALL = 576  # numbers of such a product
+_MULTIPLIED = 128  # rows of a larger one: threads divide its numbers among them, but no sum
 _WORD = 30  # bits of a sum in one integer
 _WORDS = 3
 
