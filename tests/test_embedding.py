@@ -286,7 +286,13 @@ def test_forces_are_those_of_a_sum_over_all_edges(n_points, monkeypatch):
 @pytest.mark.parametrize(
     ("n", "c", "given", "steps"),
     tiers(
-        [(300, 2, None, 200), (300, 4, None, 80), (15_001, 3, None, 120), (300, 2, 7, 7)],
+        [
+            (300, 2, None, 200),
+            (300, 4, None, 80),
+            (15_001, 3, None, 120),
+            (15_000, 3, None, 200),
+            (300, 2, 7, 7),
+        ],
         [(300, 4, None, 80), (300, 2, 7, 7)],
         several=True,
     ),
@@ -301,3 +307,11 @@ def test_steps_of_an_embedding(n, c, given, steps):
     fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=4))
     tp.embed(fuzzy_set, options, progress=lambda *call: calls.append(call), key=jax.random.key(0))
     assert calls[-1] == ("embedding", steps, steps)
+
+
+@pytest.mark.parametrize("c", [1, 16, 17])
+def test_squares_are_summed_over_all_coordinates(c):
+    """By hand: 1 + 4 + ... + c^2, written out for up to 16."""
+    difference = jnp.arange(1.0, c + 1)[:, None] * jnp.ones((1, 3))
+    expected = c * (c + 1) * (2 * c + 1) / 6
+    np.testing.assert_array_equal(_embedding_forces._square(difference), np.full(3, expected))

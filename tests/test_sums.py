@@ -11,16 +11,17 @@ import pytest
 
 from topoprune_jax._sums import mean_row, over_rows
 
-_OF_SOME_DEVICES = """
+_SHOWN = """
 import zlib
 import jax
-import jax.numpy as jnp
 import numpy as np
 import topoprune_jax as tp
 
 def show(found):
     print(zlib.crc32(np.asarray(found).tobytes()), end=" ")
 
+"""
+_STAGES = """
 rng = np.random.default_rng(0)
 labels = rng.integers(0, 5, 20_000)
 points = rng.normal(size=(20_000, 3)).astype(np.float32)
@@ -33,25 +34,36 @@ for d in (32, 100):
     show(tp.discriminant_coordinates(x, labels))
     show(tp.principal_components(x, 8, key=jax.random.key(0)))
 """
+_RANKINGS = """
+rng = np.random.default_rng(0)
+labels = rng.integers(0, 10, 20_000)
+noisy = (rng.normal(size=(10, 32))[labels] + 1.2 * rng.normal(size=(20_000, 32))).astype(np.float32)
+quick = {"embedding": tp.EmbeddingOptions(n_epochs=0)}
+show(tp.rank(noisy, 0.9, **quick).order)
+show(tp.rank(noisy, 0.9, labels=labels, space="discriminant_coordinates", **quick).order)
+"""
 
 
-def test_no_number_of_threads_tells():
+@pytest.mark.parametrize(
+    ("program", "count"), [(_STAGES, 8), pytest.param(_RANKINGS, 2, marks=pytest.mark.slow)]
+)
+def test_no_number_of_threads_tells(program, count):
     """XLA has as many as devices are forced: how columns of 20,000 numbers are divided among them
     must not show in the eigenmap, the embedding, the share of noise, discriminant coordinates and
-    principal components."""
+    principal components, nor in what `rank` makes of noisy features."""
     found = set()
-    for count in (1, 8):
-        flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={count}"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    for n_devices in (1, 8):
+        flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
+        environment = os.environ | {"XLA_FLAGS": f"{flags}={n_devices}", "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(
-            [sys.executable, "-c", _OF_SOME_DEVICES],
+            [sys.executable, "-c", _SHOWN + program],
             env=environment,
             capture_output=True,
             text=True,
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        assert len(done.stdout.split()) == 8
+        assert len(done.stdout.split()) == count
         found.add(done.stdout)
     assert len(found) == 1
 

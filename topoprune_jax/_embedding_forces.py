@@ -310,7 +310,7 @@ def _from_listing(
         by_rows = z.shape[0] >= _SEVERAL
 
         def block(i, carry):
-            force, total, desk = carry
+            force, stiffness, desk = carry
             begin = first + i * _REVERSE_BLOCK
             rows, others, weights = (
                 lax.dynamic_slice_in_dim(values, begin, _REVERSE_BLOCK) for values in listing
@@ -322,7 +322,7 @@ def _from_listing(
                 own = begin + jnp.arange(_REVERSE_BLOCK, dtype=jnp.int32) < last
                 rows = jnp.where(own, rows - first_point, m)  # m is dropped
             force = force.at[rows].add(f.T) if by_rows else force.at[:, rows].add(f)
-            return force, total.at[rows].add(s), desk
+            return force, stiffness.at[rows].add(s), desk
 
         force, stiffness = total
         start = (force.T if by_rows else force), stiffness, _Desk.of(z, _REVERSE_BLOCK)

@@ -291,9 +291,8 @@ def _low_eigenvectors(
         block = block.at[:, :take].set(guess[:, :take] / size + 1e-3 * block[:, :take])
     root = jnp.sqrt(degrees)
     if components is None:
-        inner = Whole(
-            root / (jnp.sqrt(over_rows(root[:, None], root[:, None])[0, 0]) + jnp.finfo(dtype).tiny)
-        )
+        volume = over_rows(root[:, None], root[:, None])[0, 0]
+        inner = Whole(root / (jnp.sqrt(volume) + jnp.finfo(dtype).tiny))
         parts = ()
     else:
         volume = sums_by_row(degrees, components, n_parts, most=n)
