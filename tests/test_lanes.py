@@ -421,7 +421,7 @@ def test_nothing_is_beside_the_stages_of_very_many_samples(digits, threads_of, m
 
 
 AHEAD = ("_build", "_degrees", "_eigenmap", "_components")
-FOR_SELECTION = ("_weights_of_ranks", "edges_within", "_start", "_pick", "_order", "_disagreement")
+FOR_SELECTION = ("_weights_of_ranks", "pages_within", "_start", "_pick", "_order", "_disagreement")
 
 
 def test_what_is_compiled_ahead_is_not_compiled_again(caplog, rng):

@@ -116,9 +116,9 @@ def _embedding():
 
 
 def _greedy():
-    listing = coverage.edges_within, (fuzzy_set(), *arrays(("i", N)))
-    edges = jax.eval_shape(listing[0], *listing[1])
-    return [(0, *listing, {}), (held(edges), coverage._start, (edges, *arrays(("f", N))), {})]
+    listing = coverage.pages_within, (fuzzy_set(), *arrays(("i", N)))
+    pages = jax.eval_shape(listing[0], *listing[1])
+    return [(0, *listing, {}), (held(pages), coverage._start, (pages, *arrays(("f", N))), {})]
 
 
 def held(tree):
@@ -144,7 +144,7 @@ def test_bytes_are_those_of_the_compiled_programs(name):
         size = memory.temp_size_in_bytes + memory.output_size_in_bytes
         needed = max(needed, kept + size)
     asked = problem(n=N, d=D, k=K, c=C, e=0 if name == "start" else E)
-    platform = "cpu" if name == "neighbors" else "gpu"
+    platform = "cpu" if name in ("neighbors", "selection") else "gpu"
     several = _stages.stages(asked, tile_bytes=exact.TILE_BYTES, platform=platform)
     (stage,) = (stage for stage in several if stage.name == name)
     assert stage.work_bytes == pytest.approx(needed, rel=0.25)

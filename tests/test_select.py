@@ -90,6 +90,31 @@ def test_hubs_have_more_reverse_edges_than_one_chunk(rng):
     assert selection.order.tolist() == list(range(101))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pages_hold_the_edges(rng, request, dtype):
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    points = rng.normal(size=(400, 60)).astype(dtype)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points[0] = 0  # the nearest of many
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=4))
+    assert fuzzy_set.memberships.dtype == dtype
+    codes = jnp.asarray(rng.integers(0, 2, 400), jnp.int32)
+    edges = _coverage.edges_within(fuzzy_set, codes)
+    indices, mu, ends = _coverage._read(_coverage.pages_within(fuzzy_set, codes).rows, dtype)
+    np.testing.assert_array_equal(indices[:, :4], edges.indices)
+    np.testing.assert_array_equal(mu[:, :4], edges.memberships)
+    np.testing.assert_array_equal(ends, jnp.stack([edges.offsets[:-1], edges.offsets[1:]], axis=1))
+    counts = np.minimum(np.diff(edges.offsets), _coverage.ON_PAGE)
+    assert counts[0] == _coverage.ON_PAGE
+    assert np.diff(edges.offsets)[0] > _coverage.ON_PAGE
+    for i, count in enumerate(counts):
+        listed = slice(int(ends[i, 0]), int(ends[i, 0]) + count)
+        np.testing.assert_array_equal(indices[i, 4 : 4 + count], edges.reverse_indices[listed])
+        np.testing.assert_array_equal(mu[i, 4 : 4 + count], edges.reverse_memberships[listed])
+        assert not np.any(mu[i, 4 + count :])
+
+
 def test_by_hand():
     """Two groups of 3 and 2: the middle of the larger one first, then one of the other."""
     points = [[0.0], [0.1], [0.2], [5.0], [5.1]]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from . import _backend as backend
 from . import _checks as checks
-from ._coverage import PICKS_AT_ONCE, Begun, edges_within
+from ._coverage import PICKS_AT_ONCE, Begun, pages_within
 from ._distance import product, rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._least import first_of_least
@@ -154,19 +154,19 @@ def beta_and_picks(
     arrays = jax.tree.leaves((points, fuzzy_set, codes))
     apart = isinstance(points, Rows) or waits
     steps = Steps("beta", 2, progress, beside=() if apart else arrays)
-    edges = None
+    pages = None
     if not waits and backend.is_cpu() and not any(map(checks.is_traced, arrays)):
-        edges = edges_within(fuzzy_set, jnp.asarray(np.zeros(n, np.int32)))
+        pages = pages_within(fuzzy_set, jnp.asarray(np.zeros(n, np.int32)))
     begun: dict[float, Begun] = {}
 
     def disagreement(beta: float) -> Array:
         if labels is not None:
             groups = {"labels": labels, "strata": strata}
             kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
-        elif edges is None:
+        elif pages is None:
             kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
         else:
-            begun[beta] = begun_by_strata(edges, fuzzy_set, scores, ratio, strata=codes, beta=beta)
+            begun[beta] = begun_by_strata(pages, fuzzy_set, scores, ratio, strata=codes, beta=beta)
             kept = begun[beta].order[: kept_count(n, ratio)]
         return _disagreement(*_within_reach(points, codes, kept, looked_at))
 

@@ -27,6 +27,7 @@ LEADERS = 8  # samples evaluated anew at a time; a step of the loop costs little
 _LEVELS = 4  # of maxima of bounds: with three, looking for leaders takes longer than their gains
 _REVERSE_CHUNK = 16  # reverse edges that are summed in one go
 _AT_ONCE = 2  # chunks of them that are looked at before any loop; few leaders have more
+ON_PAGE = _AT_ONCE * _REVERSE_CHUNK
 _PICKS_PER_CALL = 4096
 PICKS_AT_ONCE = 1 << 15  # where only so many are asked for; about a second, out of reach of Ctrl-C
 _SHARES = 4  # of the classes, picked beside each other
@@ -43,6 +44,20 @@ class Edges(eqx.Module):
     reverse_memberships: Float[Array, " e"]
     reverse_rows: Int[Array, " e"]
     most: Int[Array, ""]  # reverse edges of a point
+
+
+class Pages(eqx.Module):
+    """The edges for the greedy of a CPU, which wants those of a few samples at a time.
+
+    Of each sample one row holds the other ends of its edges and of the first of the reverse ones,
+    then the memberships of all these, bit by bit, and where its reverse edges begin and end: of a
+    large data set every place that is looked up is one more wait for memory.
+    """
+
+    rows: Int[Array, "n width"]
+    reverse_indices: Int[Array, " e"]
+    reverse_memberships: Float[Array, " e"]
+    reverse_rows: Int[Array, " e"]
 
 
 class _Greedy(eqx.Module):
@@ -65,7 +80,7 @@ class _Scratch(eqx.Module):
     """
 
     bounds: Float[Array, "rows width"]
-    between: Int[Array, "rows 2"]
+    pages: Int[Array, "rows page"]
     gains: Float[Array, " rows"]
 
 
@@ -93,18 +108,18 @@ def greedy_coverage(
     n = fuzzy_set.n_points
     if not backend.is_cpu():
         return greedy_in_rounds(fuzzy_set, weights, codes, n_picks=n_picks, progress=progress)
-    edges = edges_within(fuzzy_set, codes)
+    pages = pages_within(fuzzy_set, codes)
     asked = n if n_picks is None else n_picks
     if n_picks is not None and n_picks <= PICKS_AT_ONCE:
-        return begin(edges, weights, asked).order
-    state = _start(edges, weights)
+        return begin(pages, weights, asked).order
+    state = _start(pages, weights)
     if checks.is_traced(state.covered):
-        return _order(_pick(edges, weights, state, np.int32(asked)).gain, weights)
+        return _order(_pick(pages, weights, state, np.int32(asked)).gain, weights)
     sizes, states = [asked], (state,)
     if n_picks is None and len(shares := _shares(codes)) > 1:
         sizes = [int(np.count_nonzero(share)) for share in shares]
         states = tuple(_restricted(state, share) for share in shares)
-    return _picked(edges, weights, states, sizes, progress)
+    return _picked(pages, weights, states, sizes, progress)
 
 
 def compile_coverage(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> None:
@@ -112,12 +127,12 @@ def compile_coverage(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> No
     n, dtype = fuzzy_set.n_points, fuzzy_set.memberships.dtype
     whole, number = jax.ShapeDtypeStruct((n,), np.int32), jax.ShapeDtypeStruct((), np.int32)
     weights = jax.ShapeDtypeStruct((n,), dtype)
-    edges = jax.eval_shape(edges_within, fuzzy_set, whole)
-    state = jax.eval_shape(_start, edges, weights)
+    pages = jax.eval_shape(pages_within, fuzzy_set, whole)
+    state = jax.eval_shape(_start, pages, weights)
     programs = [
-        (edges_within, (fuzzy_set, whole)),
-        (_start, (edges, weights)),
-        (_pick, (edges, weights, state, number)),
+        (pages_within, (fuzzy_set, whole)),
+        (_start, (pages, weights)),
+        (_pick, (pages, weights, state, number)),
         (_order, (weights, weights)),
     ]
     for i, (program, shapes) in enumerate(programs):
@@ -128,7 +143,7 @@ def compile_coverage(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> No
 class Begun(NamedTuple):
     """A greedy that has made some of its picks."""
 
-    edges: Edges
+    pages: Pages
     weights: Float[Array, " n"]
     state: _Greedy
 
@@ -138,21 +153,21 @@ class Begun(NamedTuple):
         return _order(self.state.gain, self.weights)
 
 
-def begin(edges: Edges, weights: Float[Array, " n"], n_picks: int) -> Begun:
+def begin(pages: Pages, weights: Float[Array, " n"], n_picks: int) -> Begun:
     """The first picks, in one piece."""
-    state = _start(edges, weights)
-    return Begun(edges, weights, _pick(edges, weights, state, np.int32(n_picks)))
+    state = _start(pages, weights)
+    return Begun(pages, weights, _pick(pages, weights, state, np.int32(n_picks)))
 
 
 def finish(begun: Begun, *, progress: Progress | None = None) -> Int[Array, " n"]:
     """The greedy order of all, from where it is on."""
-    edges, weights, state = begun
+    pages, weights, state = begun
     count = int(wait(state.count))
-    return _picked(edges, weights, (state,), [weights.shape[0]], progress, done=count)
+    return _picked(pages, weights, (state,), [weights.shape[0]], progress, done=count)
 
 
 def _picked(
-    edges: Edges,
+    pages: Pages,
     weights: Float[Array, " n"],
     states: tuple[_Greedy, ...],
     sizes: list[int],
@@ -168,7 +183,7 @@ def _picked(
         first = done // len(states)
         left = [min(_PICKS_PER_CALL, size - first) for size in sizes]
         return tuple(
-            lanes.hand_over(i, _pick, edges, weights, state, np.int32(max(0, left[i])))
+            lanes.hand_over(i, _pick, pages, weights, state, np.int32(max(0, left[i])))
             for i, state in enumerate(states)
         )
 
@@ -233,7 +248,7 @@ def edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Edge
     reverse = jnp.maximum(fuzzy_set.reverse_indices, 0)
     rows = jnp.minimum(reverse_rows(fuzzy_set), fuzzy_set.n_points - 1)
     within = codes[reverse] == codes[rows]
-    padding = (0, _AT_ONCE * _REVERSE_CHUNK)
+    padding = (0, _REVERSE_CHUNK)
     return Edges(
         indices=indices,
         memberships=jnp.where(same, fuzzy_set.memberships, 0),
@@ -246,12 +261,41 @@ def edges_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Edge
 
 
 @jax.jit
-def _start(edges: Edges, weights: Float[Array, " n"]) -> _Greedy:
+def pages_within(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"]) -> Pages:
+    edges = edges_within(fuzzy_set, codes)
+    begin, end = edges.offsets[:-1, None], edges.offsets[1:, None]
+    slots = begin + jnp.arange(ON_PAGE, dtype=jnp.int32)[None, :]
+    reverse_mu = jnp.where(slots < end, edges.reverse_memberships[slots], 0)
+    mu = jnp.concatenate([edges.memberships, reverse_mu], axis=1)
+    bits = lax.bitcast_convert_type(mu, jnp.int32).reshape(mu.shape[0], -1)
+    # Point 0 stands for an end where there is none: numbers that are at hand.
+    reverse = jnp.where(slots < end, edges.reverse_indices[slots], 0)
+    return Pages(
+        rows=jnp.concatenate([edges.indices, reverse, bits, begin, end], axis=1),
+        reverse_indices=edges.reverse_indices,
+        reverse_memberships=edges.reverse_memberships,
+        reverse_rows=edges.reverse_rows,
+    )
+
+
+def _read(page: Int[Array, "*rows width"], dtype: Any) -> tuple[Array, Array, Array]:
+    """Of pages: the ends of the edges, their memberships, where all reverse ones begin and end."""
+    size = jnp.dtype(dtype).itemsize // page.dtype.itemsize
+    m = (page.shape[-1] - 2) // (1 + size)
+    indices, bits, ends = jnp.split(page, (m, page.shape[-1] - 2), axis=-1)
+    bits = bits.reshape(*indices.shape, *(size,) * (size > 1))
+    return indices, lax.bitcast_convert_type(bits, dtype), ends
+
+
+@jax.jit
+def _start(pages: Pages, weights: Float[Array, " n"]) -> _Greedy:
     n = weights.shape[0]
-    # The gain of a first pick; a little more, because these sums are in another order than `_gain`.
-    own = jnp.sum(edges.memberships * weights[edges.indices], axis=1)
-    reverse = edges.reverse_memberships * weights[edges.reverse_indices]
-    reverse = jax.ops.segment_sum(reverse, edges.reverse_rows, n, indices_are_sorted=True)
+    # The gain of a first pick; a little more, because these sums are in another order than a gain.
+    indices, mu, _ = _read(pages.rows, weights.dtype)
+    k = indices.shape[1] - ON_PAGE
+    own = jnp.sum(mu[:, :k] * weights[indices[:, :k]], axis=1)
+    reverse = pages.reverse_memberships * weights[pages.reverse_indices]
+    reverse = jax.ops.segment_sum(reverse, pages.reverse_rows, n, indices_are_sorted=True)
     bound = (weights + own + reverse) * 1.0001
     bound = jnp.where(jnp.isnan(bound), 0, bound)
     shape = _shape_of_levels(n)
@@ -274,7 +318,7 @@ def _shape_of_levels(n: int) -> tuple[int, ...]:
 
 @jax.jit
 def _pick(
-    edges: Edges, weights: Float[Array, " n"], state: _Greedy, n_picks: Int[Array, ""]
+    pages: Pages, weights: Float[Array, " n"], state: _Greedy, n_picks: Int[Array, ""]
 ) -> _Greedy:
     """Up to `n_picks` more picks, as long as one gains anything."""
     n, shape = weights.shape[0], state.levels[-1].shape
@@ -306,10 +350,10 @@ def _pick(
             sides = (places < place[:, None], places > place[:, None])
             besides.append([jnp.max(jnp.where(side, row, -jnp.inf), axis=1) for side in sides])
         real = jnp.minimum(leaders, n - 1)
-        between, ends = through(scratch.between, jax.vmap(partial(_reverse_between, edges))(real))
-        gain = partial(_first_gain, edges, weights, state.covered)
-        room, gains = through(scratch.gains, jax.vmap(gain)(real, ends))
-        gains = jax.vmap(partial(_whole_gain, edges, weights, state.covered))(ends, gains)
+        read, found = through(scratch.pages, pages.rows[real])
+        gain = partial(_first_gain, weights, state.covered)
+        room, gains = through(scratch.gains, jax.vmap(gain)(real, found))
+        gains = jax.vmap(partial(_whole_gain, pages, weights, state.covered))(found, gains)
         # A gain that is NaN (weights or memberships were) must not stop the loop from ending.
         gains = jnp.where(jnp.isnan(gains), 0, gains)
         gains = jnp.where(largest > -jnp.inf, gains, -jnp.inf)
@@ -330,11 +374,11 @@ def _pick(
             levels = (values.at[path[: values.ndim]].set(best), *levels)
         state = _Greedy(
             levels=levels,
-            covered=_cover(edges, state.covered, i, leads),
+            covered=_cover(pages, state.covered, i, found[which], leads),
             gain=state.gain.at[jnp.where(leads, i, n)].set(gains[which], mode="drop"),
             count=state.count + leads.astype(state.count.dtype),
         )
-        return state, _Scratch(bounds, between, room)
+        return state, _Scratch(bounds, read, room)
 
     def is_unfinished(carry: tuple[_Greedy, _Scratch]) -> Array:
         # Where nobody gains anything `_order` knows who follows.
@@ -344,24 +388,20 @@ def _pick(
     rows, dtype = n_leaders + 1, weights.dtype
     scratch = _Scratch(
         bounds=jnp.zeros((rows, shape[-1]), dtype),
-        between=jnp.zeros((rows, 2), jnp.int32),
+        pages=jnp.zeros((rows, pages.rows.shape[1]), jnp.int32),
         gains=jnp.zeros(rows, dtype),
     )
     start = (state, varying_with(scratch, state.covered))
     return lax.while_loop(is_unfinished, evaluate, start)[0]
 
 
-def _reverse_between(edges: Edges, i: Array) -> Int[Array, " 2"]:
-    """Where the reverse edges of point i begin and end."""
-    return lax.dynamic_slice_in_dim(edges.offsets, i, 2)
-
-
-def _reverse_chunks(edges: Edges, ends: Array, c: int | Array, count: int) -> tuple[Array, Array]:
-    """So many chunks of the reverse edges between two slots; membership 0 beyond the last."""
-    start, size = ends[0] + c * _REVERSE_CHUNK, count * _REVERSE_CHUNK
-    indices = lax.dynamic_slice_in_dim(edges.reverse_indices, start, size)
-    mu = lax.dynamic_slice_in_dim(edges.reverse_memberships, start, size)
-    return indices, jnp.where(start + jnp.arange(size, dtype=jnp.int32) < ends[1], mu, 0)
+def _reverse_chunk(pages: Pages, ends: Array, c: int | Array) -> tuple[Array, Array]:
+    """A chunk of the reverse edges between two slots; membership 0 beyond the last."""
+    start = ends[0] + c * _REVERSE_CHUNK
+    indices = lax.dynamic_slice_in_dim(pages.reverse_indices, start, _REVERSE_CHUNK)
+    mu = lax.dynamic_slice_in_dim(pages.reverse_memberships, start, _REVERSE_CHUNK)
+    is_there = start + jnp.arange(_REVERSE_CHUNK, dtype=jnp.int32) < ends[1]
+    return indices, jnp.where(is_there, mu, 0)
 
 
 def _n_chunks(ends: Array) -> Array:
@@ -373,35 +413,37 @@ def _added(weights: Array, covered: Array, indices: Array, mu: Array) -> Array:
     return weights[indices] * jnp.maximum(mu - covered[indices], 0)
 
 
-def _first_gain(edges: Edges, weights: Array, covered: Array, i: Array, ends: Array) -> Array:
-    """What picking i adds to F at itself, its neighbors, and the first chunks of reverse edges."""
+def _first_gain(weights: Array, covered: Array, i: Array, page: Array) -> Array:
+    """What picking i adds to F at itself and at all that stands on its page."""
+    indices, mu, _ = _read(page, weights.dtype)
+    k = indices.shape[0] - ON_PAGE
     gain = weights[i] * jnp.maximum(1 - covered[i], 0)
-    gain = gain + jnp.sum(_added(weights, covered, edges.indices[i], edges.memberships[i]))
-    reverse = _added(weights, covered, *_reverse_chunks(edges, ends, 0, _AT_ONCE))
+    gain = gain + jnp.sum(_added(weights, covered, indices[:k], mu[:k]))
+    reverse = _added(weights, covered, indices[k:], mu[k:])
     for c in range(_AT_ONCE):  # one after the other, as those of the loop
         gain = gain + jnp.sum(reverse[c * _REVERSE_CHUNK : (c + 1) * _REVERSE_CHUNK])
     return gain
 
 
-def _whole_gain(edges: Edges, weights: Array, covered: Array, ends: Array, gain: Array) -> Array:
+def _whole_gain(pages: Pages, weights: Array, covered: Array, page: Array, gain: Array) -> Array:
     """`gain`, a first one, and what the other reverse edges add to it."""
+    *_, ends = _read(page, weights.dtype)
 
     def more(c: Array, gain: Array) -> Array:
-        return gain + jnp.sum(_added(weights, covered, *_reverse_chunks(edges, ends, c, 1)))
+        return gain + jnp.sum(_added(weights, covered, *_reverse_chunk(pages, ends, c)))
 
     return lax.fori_loop(_AT_ONCE, _n_chunks(ends), more, gain)
 
 
-def _cover(edges: Edges, covered: Array, i: Array, really: Array) -> Array:
+def _cover(pages: Pages, covered: Array, i: Array, page: Array, really: Array) -> Array:
     """Coverage after picking i, if `really`."""
-    ends = _reverse_between(edges, i)
-    indices, mu = _reverse_chunks(edges, ends, 0, _AT_ONCE)
-    indices = jnp.concatenate([i[None], edges.indices[i], indices])
-    mu = jnp.concatenate([jnp.ones(1, mu.dtype), edges.memberships[i], mu])
+    indices, mu, ends = _read(page, covered.dtype)
+    indices = jnp.concatenate([i[None], indices])
+    mu = jnp.concatenate([jnp.ones(1, mu.dtype), mu])
     covered = covered.at[indices].max(jnp.where(really, mu, 0))
 
     def more(c: Array, covered: Array) -> Array:
-        indices, mu = _reverse_chunks(edges, ends, c, 1)
+        indices, mu = _reverse_chunk(pages, ends, c)
         return covered.at[indices].max(mu)
 
     return lax.fori_loop(_AT_ONCE, jnp.where(really, _n_chunks(ends), 0), more, covered)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from . import _backend as backend
 from . import _checks as checks
-from ._coverage import Begun, Edges, begin, compile_coverage, edges_within, greedy_coverage
+from ._coverage import Begun, Pages, begin, compile_coverage, edges_within, greedy_coverage
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._least import order_in_blocks
 from ._sums import sums_by_row
@@ -158,7 +158,7 @@ def kept_by_strata(
 
 
 def begun_by_strata(
-    edges: Edges,
+    pages: Pages,
     fuzzy_set: FuzzySimplicialSet,
     scores: ArrayInput,
     ratio: float,
@@ -168,7 +168,7 @@ def begun_by_strata(
 ) -> Begun:
     """The greedy of `select` without labels on a CPU, of which what is kept is picked."""
     weights = _weights_by_strata(fuzzy_set, scores, strata, beta)
-    return begin(edges, weights, kept_count(fuzzy_set.n_points, ratio))
+    return begin(pages, weights, kept_count(fuzzy_set.n_points, ratio))
 
 
 def _weights_by_strata(

@@ -454,7 +454,7 @@ def _of_beta(p: Problem, platform: str) -> Stage:
     work = Work(*(_BETAS * amount for amount in once))
     tile = max(_beta._TILE_NUMBERS, _beta._LEAST_ROWS * picks)
     rows = picks + min(p.n, _beta._SAMPLES)
-    held = max(_greedy_numbers(p), 2.0 * rows * (p.d + 1) + 4 * p.n + tile)
+    held = max(_greedy_numbers(p, platform), 2.0 * rows * (p.d + 1) + 4 * p.n + tile)
     return _stage("beta", held, 0.0, work)
 
 
@@ -462,12 +462,15 @@ def _of_selection(p: Problem, platform: str, lanes: int) -> Stage:
     """Classes are picked beside each other."""
     beside = min(lanes, len(p.class_sizes)) if p.n >= _coverage._LEAST_TO_SHARE else 1
     work = _greedy_work(p, p.n / max(1, beside), _EVALUATIONS, platform)
-    return _stage("selection", _greedy_numbers(p), 3.0 * p.n, work)
+    return _stage("selection", _greedy_numbers(p, platform), 3.0 * p.n, work)
 
 
-def _greedy_numbers(p: Problem) -> float:
-    """The edges from both ends once more, and the sums that bound the gains."""
-    return 7.0 * p.n * p.k + 8.0 * p.n
+def _greedy_numbers(p: Problem, platform: str) -> float:
+    """The edges from both ends once more, on a CPU as pages, and the sums that bound the gains."""
+    if platform != "cpu":
+        return 7.0 * p.n * p.k + 8.0 * p.n
+    page = 2.0 * (p.k + _coverage.ON_PAGE) + 2
+    return p.n * (page + 6.0 * p.k + 4)
 
 
 def _greedy_work(p: Problem, picks: float, evaluations: float, platform: str) -> Work:
