@@ -14,7 +14,7 @@ from . import _backend as backend
 from . import _checks as checks
 from ._coverage import Begun, Pages, begin, compile_coverage, edges_within, greedy_coverage
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
-from ._least import order_in_blocks
+from ._least import order_in_blocks, stable_order
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Progress
 
@@ -209,16 +209,21 @@ def kept_count(n: int, ratio: float) -> int:
 
 @jax.jit
 def group_rank(values: Float[Array, " n"], groups: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Rank of every value within its group, divided by the group's size; ties by index."""
+    """Rank of every value within its group, divided by the group's size; ties by index. Groups are
+    numbered below n."""
     n = values.shape[0]
     order = order_in_blocks(groups, values, n - 1)
-    sorted_groups = groups[order]
-    first = jnp.searchsorted(sorted_groups, sorted_groups, side="left")
-    size = jnp.searchsorted(sorted_groups, sorted_groups, side="right") - first
-    rank = (jnp.arange(n, dtype=first.dtype) - first).astype(values.dtype) / size.astype(
-        values.dtype
-    )
+    turn, size = _turns(groups[order])
+    rank = turn.astype(values.dtype) / size.astype(values.dtype)
     return jnp.zeros_like(values).at[order].set(rank)
+
+
+def _turns(groups: Int[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
+    """How many of its group are before each, and the group's size; of sorted groups below n."""
+    places = jnp.arange(groups.shape[0], dtype=jnp.int32)
+    sizes = jnp.zeros_like(places).at[groups].add(1)
+    first = jnp.cumsum(sizes, dtype=jnp.int32) - sizes
+    return places - first[groups], sizes[groups]
 
 
 def class_agreement(fuzzy_set: FuzzySimplicialSet, labels: ArrayInput) -> Float[Array, " n"]:
@@ -348,13 +353,14 @@ def agreement_weights(agreement: Float[Array, " n"], power: Float[Array, ""]) ->
 
 @jax.jit
 def interleave(coverage: Int[Array, " n"], codes: Int[Array, " n"]) -> Int[Array, " n"]:
-    """Merges the orders of the classes in proportion to their sizes."""
+    """Merges the orders of the classes, numbered below n, in proportion to their sizes."""
     n = coverage.shape[0]
-    by_class = jnp.argsort(codes[coverage], stable=True)
-    sorted_codes = codes[coverage][by_class]
-    first = jnp.searchsorted(sorted_codes, sorted_codes, side="left")
-    size = jnp.searchsorted(sorted_codes, sorted_codes, side="right") - first
-    turn = jnp.arange(n, dtype=first.dtype) - first
+    covered_codes = codes[coverage]
+    by_class = stable_order(covered_codes, n - 1)
+    turn, size = _turns(covered_codes[by_class])
     # (2 t + 1) / (2 size) compared in floating point: n < 2^24 is exact enough to order turns.
     when = jnp.where(turn == 0, 0, (turn.astype(jnp.float32) + 0.5) / size.astype(jnp.float32))
-    return coverage[by_class][jnp.lexsort((by_class, when))]
+    # The bits of numbers from 0 to 1 are in their order.
+    bits = lax.bitcast_convert_type(when, jnp.uint32)
+    bits = jnp.zeros_like(bits).at[by_class].set(bits)
+    return coverage[stable_order(bits, int(np.float32(1).view(np.uint32)))]
