@@ -10,7 +10,7 @@ from sklearn.metrics import pairwise_distances
 from tiers import tiers
 
 import topoprune_jax as tp
-from topoprune_jax import _graph, _graph_exact, _graph_search
+from topoprune_jax import _graph, _graph_exact, _graph_search, _least
 
 
 def brute_force(points, k, metric="euclidean", labels=None):
@@ -65,12 +65,16 @@ def test_equals_brute_force_on_digits(digits):
     np.testing.assert_array_equal(within.indices, brute_force(points, 15, labels=labels)[0])
 
 
-@pytest.mark.parametrize("columns", tiers([256, 512], [256]))
-def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch, columns):
-    points = rng.normal(size=(900, 5)).astype(np.float32)
+@pytest.mark.parametrize("shape", tiers([(256, 256), (256, 512), (64, 1100)], [(256, 256)]))
+def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch, shape):
+    """The last shape is that of few queries and all columns."""
+    points = rng.normal(size=(1100, 5)).astype(np.float32)
     whole = tp.knn_graph(points, n_neighbors=12)
     monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1.0)
-    tile_bytes = 4 * _graph_exact.ROWS * columns
+    rows, columns = shape
+    monkeypatch.setattr(_graph_exact, "FEW_ROWS", 64 if rows == 64 else 10**6)
+    tile_bytes = 4 * rows * columns
+    assert _graph_exact.tile_of(1100, None, tile_bytes) == shape
     parts = _graph.nearest_neighbors(jnp.asarray(points), 12, tile_bytes=tile_bytes)
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_array_equal(whole.distances, parts.distances)
@@ -519,17 +523,30 @@ def test_a_search_within_classes_is_cut_by_what_it_looks_at(rng, monkeypatch):
 @pytest.mark.parametrize(
     "metric", tiers(["euclidean", "cosine", "inner_product"], ["inner_product"])
 )
-def test_columns_that_many_calls_share_change_nothing(rng, monkeypatch, metric):
+def test_columns_that_several_calls_share_change_nothing(rng, monkeypatch, metric):
     points = jnp.asarray(rng.normal(size=(1500, 5)), jnp.float32)
     codes = jnp.asarray(rng.integers(0, 3, 1500), jnp.int32)
     monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 1e6)
     for given in (None, codes):
+        search = _graph_search.ExactSearch(points, 7, metric, given)
+        assert search.calls > 2
         found = []
-        for many in (2, 10**6):
-            monkeypatch.setattr(_graph_search, "MANY_CALLS", many)
-            search = _graph_search.ExactSearch(points, 7, metric, given)
-            assert search.calls > 2
-            assert (search._scanned is None) == (many > search.calls)
+        for scanned in (search._scanned, None):
+            assert scanned is not None or found
+            search._scanned = scanned
             found.append(search.collect([search.part(i) for i in range(search.calls)]))
         for ours, theirs in zip(*found, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m", [1, 2, 101])
+def test_nth_largest_is_that_of_a_sort(rng, request, dtype, m):
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    values = np.round(rng.normal(size=(m, 7)) * 10.0 ** np.arange(-3, 4)).astype(dtype)
+    values[0, :2] = np.inf, -np.inf
+    for n in {1, m // 2 + 1, m}:
+        found = _least.nth_largest(jnp.asarray(values), n)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.sort(values, axis=0)[m - n])

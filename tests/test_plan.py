@@ -80,10 +80,10 @@ def fuzzy_set():
 
 def _exact_search():
     """The table stays; the scan of one part comes on top."""
-    rows, own = table(N, D), arrays(("i", 2, exact.ROWS))[0]
-    block = exact.block_size(N, None)
+    rows, block = exact.tile_of(N, None)
+    points, own = table(N, D), arrays(("i", 2, rows))[0]
     options = {"metric": "euclidean", "k": K, "block": block, "by_class": False}
-    return [(held(rows), exact.search, (rows, own), options)]
+    return [(held(points), exact.search, (points, own), options)]
 
 
 def _manifold():
@@ -408,7 +408,7 @@ def test_the_remedy_fits(given, share, expected):
 
 def test_scarce_memory_makes_smaller_tiles():
     device = types.SimpleNamespace(platform="cpu")
-    asked = problem(d=512)
+    asked = problem(n=50_000, d=512)
     most, least = (_plan._peak(asked, device, t) for t in (exact.TILE_BYTES, 1 << 20))
     assert least < most
     assert _plan._tile_bytes(asked, device, None) == exact.TILE_BYTES

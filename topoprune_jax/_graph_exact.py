@@ -16,10 +16,11 @@ from . import _backend as backend
 from . import _checks as checks
 from ._distance import norm, product, varying_with
 from ._least import MOST as MOST_OF_LEAST
-from ._least import least, order_pairs
+from ._least import least, nth_largest, order_pairs
 from ._types import Array
 
 ROWS = 256  # queries of a tile
+FEW_ROWS = 64  # of one where these can be compared with all points at once, and `ROWS` cannot
 TILE_BYTES = 1 << 23  # of one tile of distances, unless memory is scarce: about what a cache holds
 LEAST_TILE_BYTES = 1 << 20
 SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
@@ -48,6 +49,23 @@ def block_of(width: int, tile_bytes: int) -> int:
     """Columns of the blocks, all alike, into which so many are divided."""
     n_blocks = -(-width * 4 * ROWS // tile_bytes)
     return -(-width // (ROWS * n_blocks)) * ROWS
+
+
+def tile_of(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> tuple[int, int]:
+    """Queries and columns of a tile on one device."""
+    block = block_size(n, codes, tile_bytes)
+    is_whole = codes is None and backend.is_cpu()
+    return few_or_many_rows(n, block, tile_bytes) if is_whole else (ROWS, block)
+
+
+def few_or_many_rows(n: int, block: int, tile_bytes: int) -> tuple[int, int]:
+    """On a CPU `FEW_ROWS` and all columns, if these make a tile, and `ROWS` and a block otherwise.
+
+    Products are as fast with fewer queries at a time, and what was found in one block of columns
+    need not be merged with what is found in others.
+    """
+    is_few = block < n and 4 * FEW_ROWS * n <= tile_bytes
+    return (FEW_ROWS, n) if is_few else (ROWS, block)
 
 
 class Table(eqx.Module):
@@ -106,8 +124,7 @@ def prepare(points, codes, *, metric, n_rows, check=False):
 
 def middle(sample: Float[Array, "m d"]) -> Float[Array, " d"]:
     """The median, because far outliers must not set the rounding of all other points."""
-    # By `top_k`, which XLA compiles faster than a sort.
-    return lax.top_k(sample.T, sample.shape[0] // 2 + 1)[0][:, -1]
+    return nth_largest(sample, sample.shape[0] // 2 + 1)
 
 
 def _within_range(points: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
@@ -262,12 +279,15 @@ def scanned_columns(
 
 
 def _padded_columns(table: Table, coordinates: Array, extra: Array, block: int) -> Array:
-    extra = jnp.pad(jnp.where(table.codes < 0, jnp.inf, extra), (0, block), constant_values=jnp.inf)
-    return _as_columns(jnp.pad(coordinates, ((0, block), (0, 0))), extra)
+    n_rows = table.codes.shape[0]
+    spare = block if block < n_rows else block - n_rows  # the last block may begin anywhere
+    extra = jnp.pad(jnp.where(table.codes < 0, jnp.inf, extra), (0, spare), constant_values=jnp.inf)
+    return _as_columns(jnp.pad(coordinates, ((0, spare), (0, 0))), extra)
 
 
 def _columns_at(table: Table, columns: Array, block: int, by_class: bool) -> Columns:
-    codes = jnp.pad(table.codes, (0, block), constant_values=-1)
+    spare = columns.shape[0] - table.codes.shape[0]
+    codes = jnp.pad(table.codes, (0, spare), constant_values=-1)
 
     def at(left):
         part = lax.dynamic_slice_in_dim(columns, left, block)

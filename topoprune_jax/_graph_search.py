@@ -74,10 +74,6 @@ def calls_for(flops: float, rows: int, most_rows: int | None = None) -> int:
     return math.ceil(calls if most_rows is None else max(calls, rows / most_rows))
 
 
-MANY_CALLS = 8
-"""For which the columns that they all look at are made once, by a program of their own."""
-
-
 def pairs_of(n: int, class_sizes: Sequence[int] = ()) -> float:
     """That are looked at: tiles of queries against the classes they are of, or all."""
     if not class_sizes:
@@ -106,7 +102,10 @@ class ExactSearch:
         is_wide = is_wide and points.dtype == jnp.float32
         e = d + (metric == "cosine")
         by_place = is_wide and codes is None and wide.has_few_axes(e)
+        block = block_size(n, codes, tile_bytes)
         self._rows = wide.ROWS if is_wide else ROWS
+        if mesh is None and not is_wide and isinstance(metric, str):
+            self._rows, block = exact.tile_of(n, codes, tile_bytes)
         tiles = -(-n // self._rows)
         if by_place:
             tiles, self._rows = wide.leaves_of(n)
@@ -132,9 +131,9 @@ class ExactSearch:
             options = {"block": wide.block_size(n, tile_bytes), "by_class": codes is not None}
             self._search = partial(wide.search, **options)
         elif isinstance(metric, str):
-            block, by_class = block_size(n, codes, tile_bytes), codes is not None
+            block, by_class = n_rows if block == n else block, codes is not None
             self._search = partial(search, metric=metric, block=block, by_class=by_class)
-            if mesh is None and self.calls >= MANY_CALLS:
+            if mesh is None and self.calls > 1:
                 self._scanned = exact.scanned_of(self._table, metric=metric, block=block)
             if mesh is not None:
                 every = on_all(mesh, self._table)

@@ -68,6 +68,23 @@ def first_of_least(values: Float[Array, "width rows"]) -> Int[Array, " rows"]:
     return jnp.min(jnp.where(is_least, place, last), axis=0)
 
 
+def nth_largest(values: Float[Array, "m columns"], n: int) -> Float[Array, " columns"]:
+    """The n-th largest of every column, n = 1 for the largest: its bits one after the other, by
+    counting how many are at least as large."""
+    keys = _sortable(values)
+    bits, unsigned = (64, jnp.uint64) if keys.dtype == jnp.int64 else (32, jnp.uint32)
+    one, sign = jnp.ones((), unsigned), jnp.asarray(1 << (bits - 1), unsigned)
+    keys = lax.bitcast_convert_type(keys, unsigned) ^ sign
+
+    def settle(i: Array, known: Array) -> Array:
+        more = known | (one << (bits - 1 - i).astype(unsigned))
+        count = jnp.sum(keys >= more[None, :], axis=0, dtype=jnp.int32)
+        return jnp.where(count >= n, more, known)
+
+    found = lax.fori_loop(0, bits, settle, varying_with(jnp.zeros_like(keys[0]), values))
+    return _numbers(lax.bitcast_convert_type(found ^ sign, _sortable(values).dtype), values.dtype)
+
+
 def _least_keys(keys: Int[Array, "width rows"], k: int, bits: int) -> tuple[Array, Array]:
     """The k least, rounded down to a multiple of 2^bits, and where they are."""
     width, dtype = keys.shape[0], keys.dtype

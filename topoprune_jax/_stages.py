@@ -6,7 +6,6 @@ does at a rate of its own (`_speed`). The counts are of the code as it is; tests
 what XLA says of the compiled programs, benchmarks/bench_scale.py against what is measured.
 """
 
-import math
 from typing import NamedTuple
 
 from . import _beta, _coverage, _score, _spectral, _strata
@@ -16,7 +15,7 @@ from . import _graph_exact as exact
 from . import _graph_wide as wide
 from ._axes import SAMPLE
 from ._graph import exact_patches_for, patches_by_blocks
-from ._graph_search import MANY_CALLS, pairs_of
+from ._graph_search import pairs_of
 from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
@@ -235,7 +234,7 @@ def _search_numbers(
     if _is_wide(n, k, platform):
         scan = _wide_numbers(n, d, k, tile_bytes)
     else:
-        scan = _scan_numbers(n, d, class_sizes, tile_bytes, lanes)
+        scan = _scan_numbers(n, d, class_sizes, tile_bytes, platform, lanes)
     return max(scan + 2.0 * n * k, n * (d + 4.0) + n * (7.0 * k + 1))
 
 
@@ -244,18 +243,22 @@ def _scan_numbers(
     d: int,
     class_sizes: tuple[int, ...],
     tile_bytes: int,
+    platform: str,
     lanes: int,
-    most_rows: float = math.inf,
 ) -> float:
-    """The table, and the columns: those of every call, or of all where they are many."""
-    width = max(class_sizes, default=n)
-    block = exact.block_of(width, tile_bytes)
-    table = n * (d + 4.0)
-    columns, making, tile = (n + block) * (d + 2.0), n * (d + 2.0), float(exact.ROWS * block)
-    calls = max(2.0 * pairs_of(n, class_sizes) * (d + 8) / exact.CHUNK_FLOPS, n / most_rows)
-    if calls > MANY_CALLS - 1:
-        return table + max(table, columns + max(making, lanes * tile))
-    return table + max(table, lanes * (columns + max(making, tile)))
+    """The table, and the columns that all calls look at."""
+    rows, block = _tile_of(n, class_sizes, tile_bytes, platform)
+    table, making, tile = n * (d + 4.0), n * (d + 2.0), float(rows * block)
+    columns = (n + block * (block < n)) * (d + 2.0)
+    return table + max(table, columns + max(making, lanes * tile))
+
+
+def _tile_of(
+    n: int, class_sizes: tuple[int, ...], tile_bytes: int, platform: str
+) -> tuple[int, int]:
+    block = exact.block_of(max(class_sizes, default=n), tile_bytes)
+    is_whole = platform == "cpu" and not class_sizes
+    return exact.few_or_many_rows(n, block, tile_bytes) if is_whole else (exact.ROWS, block)
 
 
 def _is_wide(n: int, k: int, platform: str) -> bool:
@@ -281,7 +284,8 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform:
             flops=share * 2.0 * pairs * d,
             streamed=(_SCORE + _MINIMUM / size) * pairs + _CANDIDATE * measured,
         )
-    blocks = -(-max(class_sizes, default=n) * _NUMBER * exact.ROWS // exact.TILE_BYTES)
+    block = _tile_of(n, class_sizes, exact.TILE_BYTES, platform)[1]
+    blocks = -(-max(class_sizes, default=n) // block)
     return Work(
         flops=2.0 * pairs * (d + 1),
         streamed=8.0 * n * d * 10 + _NUMBER * n * (k + exact.SPARE) * d,
@@ -432,7 +436,7 @@ def _found_patches(p: Problem, c: int, platform: str, lanes: int) -> tuple[Work,
         if _is_wide(own, m, platform):
             held += _wide_numbers(own, c, m, exact.TILE_BYTES)
         else:
-            held += _scan_numbers(own, c, several, exact.TILE_BYTES, lanes, most)
+            held += _scan_numbers(own, c, several, exact.TILE_BYTES, platform, lanes)
         part = max(part, 4.0 * m * min(own, most, exact.CHUNK_FLOPS / (2.0 * own * (c + 8))))
     return found, held + lanes * part
 
