@@ -408,7 +408,7 @@ def test_the_remedy_fits(given, share, expected):
 
 def test_scarce_memory_makes_smaller_tiles():
     device = types.SimpleNamespace(platform="cpu")
-    asked = problem(n=50_000, d=512)
+    asked = problem(n=120_000, d=512)
     most, least = (_plan._peak(asked, device, t) for t in (exact.TILE_BYTES, 1 << 20))
     assert least < most
     assert _plan._tile_bytes(asked, device, None) == exact.TILE_BYTES

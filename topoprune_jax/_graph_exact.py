@@ -59,12 +59,13 @@ def tile_of(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> tuple[
 
 
 def few_or_many_rows(n: int, block: int, tile_bytes: int) -> tuple[int, int]:
-    """On a CPU `FEW_ROWS` and all columns, if these make a tile, and `ROWS` and a block otherwise.
+    """On a CPU `FEW_ROWS` and all columns, if two tiles have room for these, and `ROWS` and a block
+    otherwise.
 
     Products are as fast with fewer queries at a time, and what was found in one block of columns
     need not be merged with what is found in others.
     """
-    is_few = block < n and 4 * FEW_ROWS * n <= tile_bytes
+    is_few = block < n and 4 * FEW_ROWS * n <= 2 * tile_bytes
     return (FEW_ROWS, n) if is_few else (ROWS, block)
 
 

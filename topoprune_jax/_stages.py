@@ -34,13 +34,14 @@ _BANDWIDTH = 70.0  # operations for an edge, in which two bandwidths are found
 # Of the filter: 6 rounds for 10,000 samples of the benchmark, more for more, and so many where it
 # starts from cells. An accelerator does not, but its factor is fitted to these rounds.
 _ROUNDS, _GROWTH_OF_ROUNDS, _ROUNDS_FROM_CELLS, _DEGREE = 6, 0.14, 5.5, 13
-_FILTERED = 2.6  # times that the numbers of an edge are moved when the filter is applied
-_FORCE = 1.95  # operations for an edge or a repelling point, in two dimensions
+_FILTERED = 3.2  # times that the numbers of an edge are moved when the filter is applied
+_FORCE = 1.25  # operations for an edge or a repelling point, in two dimensions
+_STEPS_IN_LANES = 78.0  # of an epoch on a CPU: its programs, and what waits for what
 _PATCH = 1.2  # operations for a pair of points of a patch
 _BOXES = 430.0  # operations for a point and a neighbor that is sought
-_DISTANCE = 2.1  # times that the coordinates are moved for a center
-_EVALUATIONS, _FIRST_EVALUATIONS = 0.7, 2.4  # steps for a sample; for one of the first tenth
-_LOOKED_THROUGH = 20.0  # operations for a bound, with what it waits for memory
+_DISTANCE = 4.2  # times that the coordinates are moved for a center
+_EVALUATIONS, _FIRST_EVALUATIONS = 0.5, 2.4  # steps for a sample; for one of the first tenth
+_LOOKED_THROUGH = 5.0  # operations for a bound, with what it waits for memory
 # Of the coordinates of 20,000 x 768 features, which took .33 s where .35 are planned.
 _EIGENVECTORS, _INVERSE = 30.0, 6.0  # operations for d^3
 # Of an accelerator, fitted to one H200 (benchmarks/results/scale.json) in the rates of `_speed`,
@@ -383,7 +384,7 @@ def _of_embedding(p: Problem) -> Stage:
     """The graph once more in an order of its own, whose making takes more than the epochs."""
     edges = float(p.n) * p.k
     pulls = p.n * (2.0 * p.k + p.n_negatives) * p.c / 2
-    work = Work(operations=_FORCE * p.n_epochs * pulls)
+    work = Work(operations=_FORCE * p.n_epochs * pulls, steps=_STEPS_IN_LANES * p.n_epochs)
     layout = 5 * edges + p.n * (p.c + 2.0)
     numbers = layout + max(3.3 * edges, p.n * (10.0 * p.c + 4))
     return _stage("embedding", numbers, float(p.n) * p.c, work)
