@@ -315,3 +315,15 @@ def test_squares_are_summed_over_all_coordinates(c):
     difference = jnp.arange(1.0, c + 1)[:, None] * jnp.ones((1, 3))
     expected = c * (c + 1) * (2 * c + 1) / 6
     np.testing.assert_array_equal(_embedding_forces._square(difference), np.full(3, expected))
+
+
+@pytest.mark.parametrize("exponent", [-0.21, 0.0, 0.79, 1.9])
+def test_powers_are_right_to_what_a_force_needs(exponent, x64):
+    """From the least float32 that is normal to the largest whose power is one."""
+    squared = 10.0 ** np.linspace(-19, 19, 10_001)
+    squared = np.concatenate([squared, 2.0 ** np.arange(-63, 63), [1.0]])
+    got = _embedding_forces._power(jnp.asarray(squared, jnp.float32), exponent)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, np.float32(squared).astype(float) ** exponent, rtol=2e-5)
+    exact = _embedding_forces._power(jnp.asarray(squared), exponent)
+    np.testing.assert_allclose(exact, squared**exponent, rtol=1e-12)
