@@ -21,6 +21,7 @@ from ._types import Array
 
 ROWS = 256  # queries of a tile
 FEW_ROWS = 64  # of one where these can be compared with all points at once, and `ROWS` cannot
+LEAST_COLUMNS = 1 << 10  # of a tile, unless there are fewer points: few are looked at in one go
 TILE_BYTES = 1 << 23  # of one tile of distances, unless memory is scarce: about what a cache holds
 LEAST_TILE_BYTES = 1 << 20
 SPARE = 8  # candidates beyond k, so that most points can be proven complete after one scan
@@ -41,8 +42,7 @@ def block_size(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> int
     width = n
     if codes is not None:
         width = min(n, 1 << 13) if checks.is_traced(codes) else int(np.bincount(codes).max())
-    # Few points are looked at in one go.
-    return block_of(max(width, min(n, 4 * ROWS)), tile_bytes)
+    return block_of(max(width, min(n, LEAST_COLUMNS)), tile_bytes)
 
 
 def block_of(width: int, tile_bytes: int) -> int:

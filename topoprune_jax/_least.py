@@ -57,6 +57,16 @@ def least(
     return _numbers(values, score.dtype), places
 
 
+def compared_for(k: int, width: int) -> float:
+    """How many numbers networks compare where `least` finds the k least of a column."""
+    bits = max(1, (k - 1).bit_length())
+    sorted_, merged = bits * (bits + 1) // 2, bits  # stages of the two networks
+    levels = 1
+    while width > _FAN * k:
+        width, levels = -(-width // _FAN), levels + 1
+    return float(levels * k * (_FAN * sorted_ + (_FAN - 1) * merged))
+
+
 def first_of_least(values: Float[Array, "width rows"]) -> Int[Array, " rows"]:
     """Where the least of every column is, the first of equal ones.
 

@@ -16,6 +16,7 @@ from . import _graph_wide as wide
 from ._axes import SAMPLE
 from ._graph import exact_patches_for, patches_by_blocks
 from ._graph_search import pairs_of
+from ._least import compared_for
 from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
@@ -26,8 +27,9 @@ PROGRAM_BYTES = 4.2e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
 # benchmarks/bench_scale.py on two cores, 10,000 to 200,000 x 128.
 _READ = 220.0  # bytes for a feature: float64, its absolute value, the quotients
-_SELECTION = 0.2  # operations for a pair that is looked at
+_SELECTION, _SELECTION_OF_TILES = 0.2, 0.1  # operations for a pair that is looked at
 _LEAST = 90.0  # operations for each of the least values of a row of a tile
+_COMPARED = 0.19  # operations for a number that a network compares with another
 _SORTED = 60.0  # numbers moved for a point and a level of the tree
 _PLANTED = 11_000.0  # operations for a point: its place in the tree, and the recall
 _BANDWIDTH = 70.0  # operations for an edge, in which two bandwidths are found
@@ -257,7 +259,8 @@ def _scan_numbers(
 def _tile_of(
     n: int, class_sizes: tuple[int, ...], tile_bytes: int, platform: str
 ) -> tuple[int, int]:
-    block = exact.block_of(max(class_sizes, default=n), tile_bytes)
+    width = max(max(class_sizes, default=n), min(n, exact.LEAST_COLUMNS))
+    block = exact.block_of(width, tile_bytes)
     is_whole = platform == "cpu" and not class_sizes
     return exact.few_or_many_rows(n, block, tile_bytes) if is_whole else (exact.ROWS, block)
 
@@ -286,11 +289,15 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform:
             streamed=(_SCORE + _MINIMUM / size) * pairs + _CANDIDATE * measured,
         )
     block = _tile_of(n, class_sizes, exact.TILE_BYTES, platform)[1]
-    blocks = -(-max(class_sizes, default=n) // block)
+    n_blocks = -(-n // block)
+    if class_sizes:  # of a tile, which has some of the classes beside its own
+        n_blocks = sum(size * max(1.0, (size + exact.ROWS) / block) for size in class_sizes) / n
+        pairs = n * n_blocks * block
+    compared = compared_for(k + 1 + exact.SPARE, min(block, n)) * n_blocks
     return Work(
         flops=2.0 * pairs * (d + 1),
         streamed=8.0 * n * d * 10 + _NUMBER * n * (k + exact.SPARE) * d,
-        operations=_SELECTION * pairs + _LEAST * (k + exact.SPARE) * n * blocks,
+        operations=_SELECTION_OF_TILES * pairs + _COMPARED * compared * n,
     )
 
 
