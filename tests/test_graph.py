@@ -509,7 +509,7 @@ def test_traced_labels_far_apart_are_no_padding(rng):
 
 
 def test_a_search_within_classes_is_cut_by_what_it_looks_at(rng, monkeypatch):
-    """Every part makes its columns anew: as many parts as for all pairs took most of the time."""
+    """Parts of a few pairs each, as many as for all pairs of points, took most of the time."""
     monkeypatch.setattr(_graph_exact, "CHUNK_FLOPS", 2e7)
     monkeypatch.setattr(_graph_search, "_FEW", 1)
     points = jnp.asarray(rng.normal(size=(5000, 2)), jnp.float32)
