@@ -319,7 +319,7 @@ def test_squares_are_summed_over_all_coordinates(c):
 
 @pytest.mark.parametrize("exponent", [-0.21, 0.0, 0.79, 1.9])
 def test_powers_are_right_to_what_a_force_needs(exponent, x64):
-    """From the least float32 that is normal to the largest whose power is one."""
+    """Of numbers whose squares are float32s too, with whole powers of two among them."""
     squared = 10.0 ** np.linspace(-19, 19, 10_001)
     squared = np.concatenate([squared, 2.0 ** np.arange(-63, 63), [1.0]])
     got = _embedding_forces._power(jnp.asarray(squared, jnp.float32), exponent)

@@ -10,7 +10,7 @@ from sklearn.metrics import pairwise_distances
 from tiers import tiers
 
 import topoprune_jax as tp
-from topoprune_jax import _graph, _graph_exact, _graph_search, _least
+from topoprune_jax import _graph, _graph_exact, _graph_search
 
 
 def brute_force(points, k, metric="euclidean", labels=None):
@@ -65,7 +65,9 @@ def test_equals_brute_force_on_digits(digits):
     np.testing.assert_array_equal(within.indices, brute_force(points, 15, labels=labels)[0])
 
 
-@pytest.mark.parametrize("shape", tiers([(256, 256), (256, 512), (64, 1100)], [(256, 256)]))
+@pytest.mark.parametrize(
+    "shape", tiers([(256, 256), (256, 512), (64, 1100)], [(256, 256), (64, 1100)])
+)
 def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch, shape):
     """The last shape is that of few queries and all columns."""
     points = rng.normal(size=(1100, 5)).astype(np.float32)
@@ -78,6 +80,16 @@ def test_several_blocks_of_columns_give_the_same_graph(rng, monkeypatch, shape):
     parts = _graph.nearest_neighbors(jnp.asarray(points), 12, tile_bytes=tile_bytes)
     np.testing.assert_array_equal(whole.indices, parts.indices)
     np.testing.assert_array_equal(whole.distances, parts.distances)
+
+
+@pytest.mark.parametrize(
+    ("n", "shape"), [(8192, (256, 8192)), (8193, (64, 8193)), (65_536, (64, 65_536))]
+)
+def test_few_queries_are_compared_with_all_points_where_these_fit(n, shape):
+    assert _graph_exact.tile_of(n, None) == shape
+    codes = jnp.zeros(n, jnp.int32)
+    assert _graph_exact.tile_of(n, codes) == (256, _graph_exact.block_size(n, codes))
+    assert _graph_exact.tile_of(65_537, None)[0] == 256
 
 
 def test_labels_restrict_neighbors_and_leave_empty_slots(rng):
@@ -537,16 +549,3 @@ def test_columns_that_several_calls_share_change_nothing(rng, monkeypatch, metri
             found.append(search.collect([search.part(i) for i in range(search.calls)]))
         for ours, theirs in zip(*found, strict=True):
             np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("m", [1, 2, 101])
-def test_nth_largest_is_that_of_a_sort(rng, request, dtype, m):
-    if dtype == "float64":
-        request.getfixturevalue("x64")
-    values = np.round(rng.normal(size=(m, 7)) * 10.0 ** np.arange(-3, 4)).astype(dtype)
-    values[0, :2] = np.inf, -np.inf
-    for n in {1, m // 2 + 1, m}:
-        found = _least.nth_largest(jnp.asarray(values), n)
-        assert found.dtype == dtype
-        np.testing.assert_array_equal(found, np.sort(values, axis=0)[m - n])

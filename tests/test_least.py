@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from topoprune_jax import _least
-from topoprune_jax._least import MOST, first_of_least, least, order_in_blocks, order_pairs
+from topoprune_jax._least import (
+    MOST,
+    compared_for,
+    first_of_least,
+    least,
+    nth_largest,
+    order_in_blocks,
+    order_pairs,
+)
 
 
 def _rounding(k, dtype=np.float32):
@@ -127,3 +135,24 @@ def test_the_first_of_the_least_is_that_of_argmin():
     values[:, 0] = np.inf
     np.testing.assert_array_equal(first_of_least(jnp.asarray(values)), values.argmin(axis=0))
     assert first_of_least(jnp.zeros((1, 2))).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m", [1, 2, 101])
+def test_nth_largest_is_that_of_a_sort(rng, request, dtype, m):
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    values = np.round(rng.normal(size=(m, 7)) * 10.0 ** np.arange(-3, 4)).astype(dtype)
+    values[0, :2] = np.inf, -np.inf
+    for n in {1, m // 2 + 1, m}:
+        found = nth_largest(jnp.asarray(values), n)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.sort(values, axis=0)[m - n])
+
+
+def test_comparisons_by_hand():
+    """2 of 8: a stage sorts four pairs, three more merge them. 32 have 8 minima of groups, which
+    are looked at first; 33 have 9, which have minima of their own."""
+    assert compared_for(2, 8) == 4 * 2 + 3 * 2
+    assert compared_for(2, 32) == 2 * compared_for(2, 8)
+    assert compared_for(2, 33) == 3 * compared_for(2, 8)

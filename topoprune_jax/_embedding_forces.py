@@ -202,7 +202,7 @@ def _square(difference: Float[Array, "c m"]) -> Float[Array, " m"]:
 
 
 def _power(squared: Float[Array, " m"], exponent: float) -> Float[Array, " m"]:
-    """A positive number to a power between -2 and 2, to 1e-5 of it.
+    """A positive number to a power between -2 and 2, to 2e-5 of it.
 
     2^(e log2 x), of whose two functions a force wants a few digits only: x = 2^k m with m between
     sqrt(1/2) and sqrt(2), and polynomials in m - 1 and in what a whole number leaves of the

@@ -42,11 +42,12 @@ def block_size(n: int, codes: Array | None, tile_bytes: int = TILE_BYTES) -> int
     width = n
     if codes is not None:
         width = min(n, 1 << 13) if checks.is_traced(codes) else int(np.bincount(codes).max())
-    return block_of(max(width, min(n, LEAST_COLUMNS)), tile_bytes)
+    return block_of(width, n, tile_bytes)
 
 
-def block_of(width: int, tile_bytes: int) -> int:
-    """Columns of the blocks, all alike, into which so many are divided."""
+def block_of(width: int, n: int, tile_bytes: int) -> int:
+    """Columns of the blocks, all alike, into which so many of n points are divided."""
+    width = max(width, min(n, LEAST_COLUMNS))
     n_blocks = -(-width * 4 * ROWS // tile_bytes)
     return -(-width // (ROWS * n_blocks)) * ROWS
 

@@ -59,12 +59,11 @@ def least(
 
 def compared_for(k: int, width: int) -> float:
     """How many numbers networks compare where `least` finds the k least of a column."""
-    bits = max(1, (k - 1).bit_length())
-    sorted_, merged = bits * (bits + 1) // 2, bits  # stages of the two networks
     levels = 1
     while width > _FAN * k:
         width, levels = -(-width // _FAN), levels + 1
-    return float(levels * k * (_FAN * sorted_ + (_FAN - 1) * merged))
+    stages = _FAN * len(_sorting_network(k)) + (_FAN - 1) * len(_merging_network(k))
+    return float(levels * k * stages)
 
 
 def first_of_least(values: Float[Array, "width rows"]) -> Int[Array, " rows"]:

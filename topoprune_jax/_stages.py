@@ -259,8 +259,7 @@ def _scan_numbers(
 def _tile_of(
     n: int, class_sizes: tuple[int, ...], tile_bytes: int, platform: str
 ) -> tuple[int, int]:
-    width = max(max(class_sizes, default=n), min(n, exact.LEAST_COLUMNS))
-    block = exact.block_of(width, tile_bytes)
+    block = exact.block_of(max(class_sizes, default=n), n, tile_bytes)
     is_whole = platform == "cpu" and not class_sizes
     return exact.few_or_many_rows(n, block, tile_bytes) if is_whole else (exact.ROWS, block)
 
@@ -303,7 +302,7 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform:
 
 def _projected_numbers(p: Problem, tile_bytes: int, lanes: int) -> float:
     """As the exact search with fewer columns; the table and the coordinates of its rows stay."""
-    block = exact.block_of(p.n, tile_bytes)
+    block = exact.block_of(p.n, p.n, tile_bytes)
     scanned = approximate._AXES + 3.0
     table, coordinates = p.n * (p.d + 4.0), p.n * (scanned + 1)
     columns = (p.n + block) * scanned
