@@ -344,3 +344,15 @@ def test_a_tree_halves_at_the_median_of_a_long_direction(rng):
         blocks = halves
     for block, leaf in zip(blocks, rows.reshape(8, 19), strict=True):
         assert sorted(block) == sorted(leaf)
+
+
+def test_votes_go_to_the_blocks_nearest_to_a_point(rng):
+    """Among many blocks as among few: those at most as far as the k-th nearest, ties included."""
+    for rows in (40, 700):
+        values = rng.normal(size=(rows, 5)).astype(np.float32)
+        values[: rows // 2, 0] = 0.25  # more of one number than there are votes
+        limit = np.asarray(_graph_approximate._smallest(jnp.asarray(values), 8))
+        nearest = np.sort(values, axis=0)[7]
+        np.testing.assert_allclose(limit[0, 1:], nearest[1:], rtol=1e-5)
+        assert ((values[:, 1:] <= limit[:, 1:]).sum(axis=0) == 8).all()
+        assert (values[:, 0] <= limit[0, 0]).sum() >= 8

@@ -224,7 +224,7 @@ def ring_neighbors(
         points = permuted(points, order)
         block = min(block, exact.block_size(n, codes))
     own = _share_of(points, None if codes is None else np.asarray(codes)[order])
-    n_candidates = min(k + 1 + exact.SPARE, n)
+    n_candidates = min(k + 1 + exact.spare_for(d), n)
 
     tiles = points.per_device // ROWS
     flops = 2.0 * ROWS * share * (d + 8)

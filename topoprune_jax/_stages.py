@@ -292,10 +292,10 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform:
     if class_sizes:  # of a tile, which has some of the classes beside its own
         n_blocks = sum(size * max(1.0, (size + exact.ROWS) / block) for size in class_sizes) / n
         pairs = n * n_blocks * block
-    compared = compared_for(k + 1 + exact.SPARE, min(block, n)) * n_blocks
+    compared = compared_for(k + 1 + exact.spare_for(d), min(block, n)) * n_blocks
     return Work(
         flops=2.0 * pairs * (d + 1),
-        streamed=8.0 * n * d * 10 + _NUMBER * n * (k + exact.SPARE) * d,
+        streamed=8.0 * n * d * 10 + _NUMBER * n * (k + exact.spare_for(d)) * d,
         operations=_SELECTION_OF_TILES * pairs + _COMPARED * compared * n,
     )
 
