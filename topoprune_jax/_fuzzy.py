@@ -338,10 +338,14 @@ def _rho(distances: Float[Array, "n k"], connectivity: float) -> Float[Array, " 
 def _other_view(indices: Int[Array, "n k"], own: Float[Array, "n k"]) -> tuple[Array, Array]:
     """p_ji for every slot (i, j), and whether j lists i at all."""
     points = jnp.arange(indices.shape[0], dtype=indices.dtype)
+    slots = jnp.arange(indices.shape[1], dtype=jnp.int32)
 
     def column(_, j):
         listed = (indices[j] == points[:, None]) & (j >= 0)[:, None]
-        return None, (jnp.sum(jnp.where(listed, own[j], 0), axis=1), listed.any(axis=1))
+        # Where j lists i, and then one number: half the memory of looking through all of j's.
+        slot = jnp.max(jnp.where(listed, slots[None, :], -1), axis=1)
+        mutual = slot >= 0
+        return None, (jnp.where(mutual, own[j, jnp.maximum(slot, 0)], 0), mutual)
 
     _, (other, mutual) = lax.scan(column, None, indices.T)
     return other.T, mutual.T
