@@ -17,7 +17,8 @@ PACKAGE = pathlib.Path(topoprune_jax.__file__).parent
 ROWS = [
     {"_types", "_results", "_host", "_files", "_memory"},
     {"_checks", "_distance", "_callback", "_sources", "_speed"},
-    {"_arrays", "_arrow", "_backend", "_checkpoint", "_csv", "_lanes", "_least", "_sums"},
+    {"_backend"},
+    {"_arrays", "_arrow", "_checkpoint", "_csv", "_lanes", "_least", "_sums"},
     {"_diagram", "_spanning_forest", "_steps", "_subspace", "_topology"},
     {"_loops"},
     {"_diagram_distances", "_flag", "_mesh"},
