@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import topoprune_jax as tp
 from topoprune_jax import _backend, _embedding_forces, _spectral
@@ -16,7 +15,7 @@ def accelerated(monkeypatch):
     """As if an accelerator computed: the other branch wherever a program has one."""
     jax.clear_caches()
     monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
-    monkeypatch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    monkeypatch.setattr(_backend, "by_platform", lambda *args, cpu, default: default(*args))
     yield
     monkeypatch.undo()
     jax.clear_caches()

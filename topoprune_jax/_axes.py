@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from ._distance import product
 from ._ring import Rows, gather, mapped, tilewise
 from ._types import Array
@@ -46,7 +47,7 @@ def along(
     def at_once(rows):
         return product(rows - center[None, :], axes)
 
-    return lax.platform_dependent(rows, cpu=in_order, default=at_once)
+    return backend.by_platform(rows, cpu=in_order, default=at_once)
 
 
 def along_all(

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from ._distance import rescale, varying_with
 from ._embedding_options import NEGATIVES, EmbeddingOptions, known_epochs
 from ._fuzzy import FuzzySimplicialSet, most_reverse_edges, rows_of_slots
@@ -315,7 +316,7 @@ def _from_listed(
         zero = varying_with((jnp.zeros_like(points), jnp.zeros_like(points[0])), z)
         return lax.scan(column, zero, (neighbors, weights))[0]
 
-    return lax.platform_dependent(z, cpu=in_tiles, default=at_once)
+    return backend.by_platform(z, cpu=in_tiles, default=at_once)
 
 
 def _from_listing(
@@ -383,7 +384,7 @@ def _from_listing(
 
         return lax.fori_loop(0, -(-(last - first) // size), block, total)
 
-    return lax.platform_dependent(total, cpu=in_blocks, default=many_at_once)
+    return backend.by_platform(total, cpu=in_blocks, default=many_at_once)
 
 
 def repulsion(
@@ -398,7 +399,7 @@ def repulsion(
         return jnp.zeros_like(z)
 
     def pushed(shifts):
-        return lax.platform_dependent(
+        return backend.by_platform(
             z,
             shifts,
             cpu=jax.custom_batching.sequential_vmap(partial(_push_in_tiles, a=a, b=b)),

@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from ._embedding_forces import (
     SHIFTS_AT_ONCE,
     Layout,
@@ -213,7 +214,7 @@ def _run_share(
             count = (begin < n).astype(jnp.int32)
             return push_of_tiles(z, shifts, (share, n_devices), (device, count), a, b)
 
-        total = lax.platform_dependent(z, shifts, cpu=in_tiles, default=at_once)
+        total = backend.by_platform(z, shifts, cpu=in_tiles, default=at_once)
         padded = jnp.pad(total, ((0, 0), (0, n_devices * share - n)))
         return lax.psum_scatter(padded, AXIS, scatter_dimension=1, tiled=True)
 

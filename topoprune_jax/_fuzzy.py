@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from . import _backend as backend
 from . import _checks as checks
 from ._distance import varying_with
 from ._graph import NeighborGraph, check_graph
@@ -276,7 +277,7 @@ def _bandwidths(
     target = jnp.log2(n_present + 1).astype(distances.dtype)
     # Neighbors along the first axis, so that a sum over them is one over rows of numbers.
     given = excess.T, present.T, target
-    sigma = unit * lax.platform_dependent(*given, cpu=_bisect_in_tiles, default=_bisect)
+    sigma = unit * backend.by_platform(*given, cpu=_bisect_in_tiles, default=_bisect)
     return rho, jnp.maximum(sigma, _LEAST_SCALE * jnp.where(rho > 0, mean, all_mean))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int, Integer
 
+from . import _backend as backend
 from ._distance import varying_with
 from ._types import Array
 
@@ -200,7 +201,7 @@ def stable_order(values: Integer[Array, " m"], highest: int) -> Int[Array, " m"]
     if position_bits + value_bits <= 32 or value_bits > 32 - _LEAST_TILE_BITS or highest >= m:
         return by_digits(values)
     by_counting = functools.partial(_order_by_counting, highest=highest)
-    return lax.platform_dependent(values, cpu=by_counting, default=by_digits)
+    return backend.by_platform(values, cpu=by_counting, default=by_digits)
 
 
 def _order_by_digits(values: Integer[Array, " m"], highest: int) -> Int[Array, " m"]:

@@ -316,6 +316,7 @@ def _low_eigenvectors(
         for edges, fill in zip(back, (n, 0, 0), strict=True)
     )
 
+    @jax.jit  # for one trace of several uses
     def walked(z):
         """D^(-1) W z."""
 
@@ -350,7 +351,7 @@ def _low_eigenvectors(
             return add_many(out, rest)[0] if rest[0].shape[0] else out
 
         listed = own.T, fuzzy_set.memberships.T
-        out = lax.platform_dependent(z, cpu=in_blocks, default=many_at_once)
+        out = backend.by_platform(z, cpu=in_blocks, default=many_at_once)
         out, _ = lax.scan(add, out, listed, unroll=_COLUMNS_AT_ONCE)
         return inverse[:, None] * out
 

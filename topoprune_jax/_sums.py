@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
+from . import _backend as backend
 from ._distance import product, varying_with
 from ._types import Array
 
@@ -43,7 +44,7 @@ def sums_by_row(
         reach = jnp.max(jnp.abs(values), axis=0) if top is None else top
         return _in_any_order(values, rows, n_rows, most, reach, is_sorted)
 
-    return lax.platform_dependent(values, rows, cpu=in_order, default=in_any_order)
+    return backend.by_platform(values, rows, cpu=in_order, default=in_any_order)
 
 
 def over_rows(a: Float[Array, "n v"], b: Float[Array, "n w"]) -> Float[Array, "v w"]:
@@ -68,7 +69,7 @@ def over_rows(a: Float[Array, "n v"], b: Float[Array, "n w"]) -> Float[Array, "v
     def at_once(a, b):
         return product(a.T, b)
 
-    return lax.platform_dependent(a, b, cpu=in_pieces, default=at_once)
+    return backend.by_platform(a, b, cpu=in_pieces, default=at_once)
 
 
 def mean_row(x: Float[Array, "n w"]) -> Float[Array, " w"]:
