@@ -41,7 +41,7 @@ def shown(method, data, name, noise=0.0):
     however noisy these are; and without labels when `choose_beta` took one of a list."""
     if method == "topoprune, chosen space":
         return "topoprune"
-    if name in _AGAIN and method == "topoprune, label-free":
+    if method == "topoprune, label-free":
         return f"{method}, beta of a list"
     if method == "topoprune, label-free, parabola":
         return "topoprune, label-free"
@@ -56,7 +56,6 @@ def shown(method, data, name, noise=0.0):
     return method.replace("topoprune", "topoprune, power 4", 1)
 
 
-_AGAIN = ("accuracy_validation", "accuracy_test", "deciding", "probe_validation", "probe_test")
 _OF_POWER_4 = (
     "topoprune",
     "topoprune, discriminant coordinates",
