@@ -90,3 +90,21 @@ def test_edges_in_any_order_give_the_same_bits(points, accelerated, rng):
     )
     for a, b in zip(one, same, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_other_form_is_traced_only_where_jax_has_an_accelerator(monkeypatch):
+    traced = []
+
+    def form(name, value):
+        return lambda x: (traced.append(name), x + value)[1]
+
+    def found():
+        traced.clear()
+        forms = {"cpu": form("cpu", 1), "default": form("default", 2)}
+        return int(jax.jit(lambda x: _backend.by_platform(x, **forms))(jnp.int32(5)))
+
+    assert found() == 6
+    assert traced == ["cpu"]
+    monkeypatch.setattr(_backend, "backends", lambda: {"cuda": None, "cpu": None})
+    assert found() == 6
+    assert set(traced) == {"cpu", "default"}
