@@ -92,6 +92,27 @@ def test_few_queries_are_compared_with_all_points_where_these_fit(n, shape):
     assert _graph_exact.tile_of(65_537, None)[0] == 256
 
 
+def test_more_is_proven_at_once_where_tight_clusters_have_few_axes(rng, monkeypatch):
+    """Far from the center distances within a cluster are small beside the rounding of products."""
+    centers = 3 * rng.normal(size=(4, 8))[np.arange(2000) % 4]
+    points = jnp.asarray(centers + 0.02 * rng.normal(size=(2000, 8)), jnp.float32)
+    monkeypatch.setattr(
+        _graph_exact, "settle", lambda table, rows, found, distances, proven, *_, **__: (~proven,)
+    )
+
+    def doubtful():
+        _graph_exact.search.clear_cache()
+        search = _graph_search.ExactSearch(points, 15, "euclidean", None)
+        return sum(int(search.part(i)[0].sum()) for i in range(search.calls))
+
+    few = doubtful()
+    monkeypatch.setattr(_graph_exact, "_SPARE_OF_FEW_AXES", _graph_exact.SPARE)
+    many = doubtful()
+    monkeypatch.undo()
+    _graph_exact.search.clear_cache()
+    assert 3 * few < many
+
+
 def test_labels_restrict_neighbors_and_leave_empty_slots(rng):
     points = rng.normal(size=(600, 4)).astype(np.float32)
     labels = rng.choice([0, 1, 2, 3], size=600, p=[0.6, 0.3, 0.095, 0.005])
