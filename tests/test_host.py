@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
+import topoprune_jax as tp
+from topoprune_jax import _backend
 from topoprune_jax._callback import call_host
 from topoprune_jax._host import _rips, _threads
 from topoprune_jax._host._rips import rips_pairs
@@ -207,7 +209,10 @@ def test_work_goes_on_where_no_thread_can_start(monkeypatch):
     assert sorted(done) == sorted([*range(5)] * 2)
 
 
-def test_everything_travels_as_one_array_each_way():
+@pytest.mark.parametrize("one_cpu", [True, False])
+def test_everything_travels_as_one_array_each_way(monkeypatch, one_cpu):
+    monkeypatch.setattr(_backend, "is_one_cpu", lambda: one_cpu)
+
     def received(words, counts, number):
         assert words.dtype == np.float32
         assert counts.dtype == np.int32
@@ -234,3 +239,18 @@ def test_everything_travels_as_one_array_each_way():
         e for e in jax.make_jaxpr(run)(*(a[0] for a in several)).eqns if "callback" in str(e)
     ]
     assert (len(called.invars), len(called.outvars)) == (1, 1)
+    assert called.primitive.name == ("buffer_callback" if one_cpu else "pure_callback")
+
+
+def test_a_diagram_is_the_same_however_the_host_is_called(monkeypatch, rng, x64):
+    clouds = rng.normal(size=(3, 14, 3))
+    clouds[1, 5] = np.nan
+    found = []
+    for one_cpu in (True, False):
+        monkeypatch.setattr(_backend, "is_one_cpu", lambda one_cpu=one_cpu: one_cpu)
+        jax.clear_caches()
+        run = jax.vmap(lambda x: tp.vietoris_rips(x, dims=(1, 2), max_edge_length=2.5))
+        found.append([run(clouds.astype(dtype)) for dtype in (np.float32, np.float64)])
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert (np.asarray(found[0][1].count)[[0, 2]] > 0).any()
+    assert np.isnan(found[0][1].births[1]).all()

@@ -11,10 +11,22 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import topoprune_jax as tp
+from topoprune_jax import _backend
 from topoprune_jax.alpha import alpha_complex
 
 GRID = np.linspace(0.1, 2, 5)
 RING = np.stack([np.arange(9), (np.arange(9) + 1) % 9], axis=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def calls_of_one_cpu():
+    """The host is called as where there is one CPU, in its own memory; as from several devices it
+    is in the other files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_backend, "is_one_cpu", lambda: True)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
 
 
 def _distances(x):

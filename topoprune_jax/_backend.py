@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.backend import backends
@@ -28,3 +29,8 @@ def by_platform(*operands: Any, cpu: Callable[..., Any], default: Callable[..., 
     if backends().keys() == {"cpu"}:
         return cpu(*operands)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
+
+
+def is_one_cpu() -> bool:
+    """Whether JAX has no device but one CPU."""
+    return backends().keys() == {"cpu"} and jax.device_count() == 1

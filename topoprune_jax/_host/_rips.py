@@ -73,7 +73,7 @@ def rips_pairs(
     """
     lengths, max_length = np.asarray(lengths), np.asarray(max_length)
     batch = lengths.shape[:-1]
-    size = int(np.prod(batch))
+    size = math.prod(batch)
     generators = np.full((size, sum(capacities), 4), -1, dtype=np.int32)
     count = np.zeros((size, len(dims)), dtype=np.int32)
     status = np.full(size, FAILED, dtype=np.int32)
