@@ -209,6 +209,40 @@ def imports():
     return table(["statement", "seconds"], [*rows, ["ratio", f"{record['ratio']:.2f}"]])
 
 
+HOMOLOGY = "values and generators", "forward and backward"
+HOMOLOGY_PEERS = {  # and in which of these stages
+    "gudhi SimplexTree, generators": HOMOLOGY[0],
+    "giotto-ph, generators": HOMOLOGY[0],
+    "gudhi RipsPersistence, values only": HOMOLOGY[0],
+    "ripser.py, values only": HOMOLOGY[0],
+    "torch_topological": HOMOLOGY[1],
+}
+
+
+def persistence():
+    """Ours per cloud, and how many times as long the fastest way of each peer takes."""
+    record = load("persistence.json")
+    rows = []
+    for case, entry in record[HOMOLOGY[0]].items():
+        if case not in (f"n={entry['n']}, batch={batch}" for batch in (1, 64)):
+            continue
+        row = [f"{entry['batch']} of {entry['n']} points"]
+        for stage in HOMOLOGY:
+            median = record[stage][case]["contenders"]["topoprune_jax"]["median"]["wall"]
+            row.append(f"{1e6 * median / entry['batch']:,.0f}")
+        for start, stage in HOMOLOGY_PEERS.items():
+            ratios = [
+                found["ratio_of_medians"]["wall"]
+                for name, found in record[stage][case]["contenders"].items()
+                if name.startswith(start)
+            ]
+            row.append(f"{min(ratios):.2g}" if ratios else "")
+        rows.append((entry["batch"], entry["n"], row))
+    ours = [f"{stage}, µs a cloud" for stage in HOMOLOGY]
+    header = ["clouds", *ours, *HOMOLOGY_PEERS]
+    return table(header, [row for *_, row in sorted(rows)])
+
+
 def _seconds(value):
     return "" if value is None else f"{value:.1f}"
 
@@ -216,7 +250,14 @@ def _seconds(value):
 def main():
     path = ROOT / "README.md"
     old = new = path.read_text()
-    for name, make in {"digits": digits, "cifar": cifar, "rank": rank, "import": imports}.items():
+    tables = {
+        "digits": digits,
+        "cifar": cifar,
+        "rank": rank,
+        "persistence": persistence,
+        "import": imports,
+    }
+    for name, make in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         if not re.search(pattern, new, re.S):
             sys.exit(f"README.md has no place for the table '{name}'.")
