@@ -8,7 +8,7 @@ from test_graph import brute_force, clusters, taxi
 from tiers import tiers
 
 import topoprune_jax as tp
-from topoprune_jax import _graph_approximate, _graph_exact
+from topoprune_jax import _graph, _graph_approximate, _graph_exact
 from topoprune_jax._graph_tree import leaves
 
 METHODS = ("projected", "blocks")
@@ -23,6 +23,7 @@ def small(monkeypatch):
     )
     monkeypatch.setattr(_graph_approximate, "_plan", lambda n, k: plan)
     monkeypatch.setattr(_graph_approximate, "_AXES", 16)
+    monkeypatch.setattr(_graph_approximate, "PROJECTED_AXES", 16)
 
 
 def clustered(rng, n=1600, d=48):
@@ -159,6 +160,29 @@ def test_projection_is_exact_where_it_loses_nothing(rng):
     np.testing.assert_allclose(
         graph.distances, brute_force(low, 5, "differences")[1], rtol=1e-5, atol=1e-9
     )
+
+
+def test_projection_finds_the_same_in_tiles_of_any_size(rng):
+    points = jnp.asarray(clustered(rng, n=1500, d=80))
+    graphs = []
+    for tile_bytes in (1 << 23, 1 << 20, 1 << 17):  # all in one block; few queries; many blocks
+        graphs.append(
+            _graph.nearest_neighbors(points, 7, method="projected", tile_bytes=tile_bytes)
+        )
+        assert float(graphs[-1].recall) > 0.95
+    tiles = {
+        _graph_exact.tile_of(len(points), None, tile_bytes)
+        for tile_bytes in (1 << 23, 1 << 20, 1 << 17)
+    }
+    assert len(tiles) == 3
+    for graph in graphs[1:]:
+        np.testing.assert_array_equal(graph.indices, graphs[0].indices)
+
+
+def test_a_projection_measures_more_than_it_returns():
+    expected = {(50, 15): 50, (9000, 15): 64, (9000, 63): 256, (9000, 100): 304}
+    found = {(n, k): _graph_approximate.projected_candidates(n, k) for n, k in expected}
+    assert found == expected
 
 
 @pytest.mark.parametrize("metric", METRICS)

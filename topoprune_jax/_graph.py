@@ -212,7 +212,7 @@ def knn_graph(
     That is `method="exact"`. Two others look at fewer numbers; the distances they return are the
     true ones of the points they found, but they may miss a neighbor:
 
-    - `"projected"`, for many features: the scan sees the coordinates along 64 principal axes
+    - `"projected"`, for many features: the scan sees the coordinates along 61 principal axes
       (randomized subspace iteration: Halko, Martinsson, Tropp, SIAM Review 53, 2011, doi
       10.1137/090771806) and the length of what they leave. With P the projection and
       r_x = |x - Px|, the distance lies between (r_x - r_y)^2 and (r_x + r_y)^2 beyond |Px - Py|^2;
@@ -220,9 +220,9 @@ def knn_graph(
 
           |Px - Py|^2 + r_x^2 + r_y^2 - 1.2 r_x r_y,
 
-      as if the remainders had a cosine of 0.6. The 3k + 4 least are measured in all features. For
-      d <= 64 it is the exact search, and where the remainders are lost in rounding it gives the
-      exact graph (Euclidean and cosine).
+      as if the remainders had a cosine of 0.6. The 4k + 4 least, or 3k + 4 from k = 84, are
+      measured in all features. For d <= 64 it is the exact search, and where the remainders are
+      lost in rounding it gives the exact graph (Euclidean and cosine).
     - `"blocks"`, for many points: a tree halves the points at the median of their longest
       direction (a principal-axis tree, as in Dasgupta & Freund, STOC 2008, doi
       10.1145/1374376.1374452), down to blocks of about 200 points or 4k. A part of a block is a

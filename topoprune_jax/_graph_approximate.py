@@ -29,6 +29,7 @@ from ._sums import mean_row, over_rows
 from ._types import Array, Progress
 
 _AXES = 64  # principal axes that are scanned
+PROJECTED_AXES = 61  # that `projected` scans: with three more columns 64, fast in a CPU's products
 _SPLIT_AXES = 32  # those that the tree and the choice of blocks look at
 _ALIKE = 0.6  # guessed cosine of what two near points have beyond these axes
 _PCA_SAMPLE = 8192  # points that the axes are fitted to
@@ -204,26 +205,35 @@ def _projected(x: Float[Array, "rows e"], axes: Float[Array, "e p"]) -> tuple[Ar
     return along, norm(x - product(along, axes.T))
 
 
+def projected_candidates(n: int, k: int) -> int:
+    """How many are measured in all features. On 50,000 x 512 pixels a third more than 3k + 4 find
+    .989 instead of .978 of 15 neighbors, for two hundredths of the time."""
+    return min(n, max(3 * k + 4, min(4 * k + 4, MOST_OF_LEAST)))
+
+
 def _projected_neighbors(points, k, metric, codes, stage, progress, tile_bytes):
     n, d = points.shape
     traced = checks.is_traced(points)
-    tiles = -(-n // ROWS)
-    flops = 2.0 * ROWS * n * (_AXES + 8) + 64.0 * ROWS * k * d
+    rows, block = exact.tile_of(n, codes, tile_bytes)
+    tiles = -(-n // rows)
+    flops = 2.0 * rows * n * (PROJECTED_AXES + 8) + 64.0 * rows * k * d
     chunk = tiles if traced else -(-tiles // calls_for(tiles * flops, n))
     chunks = -(-tiles // chunk)
+    n_rows = chunks * chunk * rows
+    block = n_rows if block == n else block
     steps = Steps(stage, chunks + 2, progress, beside=(points, codes))
-    table = exact.prepare(points, codes, metric=metric, n_rows=chunks * chunk * ROWS, check=traced)
-    coordinates = steps.run(_coordinates, table, metric=metric, width=_AXES)
-    block, by_class = exact.block_size(n, codes, tile_bytes), codes is not None
+    table = exact.prepare(points, codes, metric=metric, n_rows=n_rows, check=traced)
+    coordinates = steps.run(_coordinates, table, metric=metric, width=PROJECTED_AXES)
+    by_class = codes is not None
     parts = [
         steps.run(
             _search_coordinates,
             table,
             coordinates,
-            exact.tile_rows(i * chunk, chunk),
+            exact.tile_rows(i * chunk, chunk, rows),
             metric=metric,
             k=k,
-            n_candidates=min(n, 3 * k + 4),
+            n_candidates=projected_candidates(n, k),
             block=block,
             by_class=by_class,
         )
@@ -249,7 +259,7 @@ def _search_coordinates(
     def tile(own):
         x = coordinates.queries(own)
         score, found = exact.scan(
-            exact.scanned_query(x, jnp.ones(ROWS, x.dtype), square[own]),
+            exact.scanned_query(x, jnp.ones_like(square[own]), square[own]),
             columns,
             table.codes[own],
             exact.class_range(table, own),

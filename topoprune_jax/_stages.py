@@ -205,8 +205,8 @@ def _of_neighbors(p: Problem, tile_bytes: int, platform: str, lanes: int) -> Sta
         work = work._replace(operations=work.operations + _PLANTED * p.n)
         return _stage("neighbors", _blocks_numbers(p, tree), kept, work)
     if p.neighbors == "projected" and p.d > approximate._AXES:
-        numbers, work = _projected_numbers(p, tile_bytes, lanes), _projected_work(p)
-        return _stage("neighbors", numbers, kept, work)
+        numbers = _projected_numbers(p, tile_bytes, platform, lanes)
+        return _stage("neighbors", numbers, kept, _projected_work(p, platform))
     return _stage(
         "neighbors",
         _search_numbers(p.n, p.d, p.k, (), tile_bytes, platform, lanes),
@@ -300,23 +300,26 @@ def _search_work(n: int, d: int, k: int, class_sizes: tuple[int, ...], platform:
     )
 
 
-def _projected_numbers(p: Problem, tile_bytes: int, lanes: int) -> float:
+def _projected_numbers(p: Problem, tile_bytes: int, platform: str, lanes: int) -> float:
     """As the exact search with fewer columns; the table and the coordinates of its rows stay."""
-    block = exact.block_of(p.n, p.n, tile_bytes)
-    scanned = approximate._AXES + 3.0
+    rows, block = _tile_of(p.n, (), tile_bytes, platform)
+    scanned = approximate.PROJECTED_AXES + 3.0
     table, coordinates = p.n * (p.d + 4.0), p.n * (scanned + 1)
-    columns = (p.n + block) * scanned
-    scan = lanes * (columns + max(p.n * scanned, exact.ROWS * block)) + 2.0 * p.n * p.k
+    columns = (p.n + block * (block < p.n)) * scanned
+    scan = lanes * (columns + max(p.n * scanned, rows * block)) + 2.0 * p.n * p.k
     return table + coordinates + max(p.n * (p.d + 4.0), scan, p.n * (7.0 * p.k + 1))
 
 
-def _projected_work(p: Problem) -> Work:
-    pairs, axes = float(p.n) ** 2, approximate._AXES
-    blocks = -(-p.n * _NUMBER * exact.ROWS // exact.TILE_BYTES)
+def _projected_work(p: Problem, platform: str) -> Work:
+    pairs, axes = float(p.n) ** 2, approximate.PROJECTED_AXES
+    block = _tile_of(p.n, (), exact.TILE_BYTES, platform)[1]
+    n_blocks = -(-p.n // block)
+    found = approximate.projected_candidates(p.n, p.k)
+    compared = compared_for(found, min(block, p.n)) * n_blocks
     return Work(
-        flops=2.0 * pairs * (axes + 2) + 4.0 * p.n * p.d * axes,
-        streamed=_NUMBER * p.n * (3 * p.k + 4.0) * p.d,
-        operations=_SELECTION * pairs + 3 * _LEAST * p.k * p.n * blocks,
+        flops=2.0 * pairs * (axes + 3) + 4.0 * p.n * p.d * axes,
+        streamed=_NUMBER * p.n * float(found) * p.d,
+        operations=_SELECTION_OF_TILES * pairs + _COMPARED * compared * p.n,
     )
 
 
