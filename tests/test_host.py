@@ -242,6 +242,14 @@ def test_everything_travels_as_one_array_each_way(monkeypatch, one_cpu):
     assert called.primitive.name == ("buffer_callback" if one_cpu else "pure_callback")
 
 
+def test_one_cpu_is_told_from_several_devices(monkeypatch):
+    assert not _backend.is_one_cpu()  # tests have eight
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert _backend.is_one_cpu()
+    monkeypatch.setattr(_backend, "backends", lambda: {"cpu": None, "cuda": None})
+    assert not _backend.is_one_cpu()
+
+
 def test_a_diagram_is_the_same_however_the_host_is_called(monkeypatch, rng, x64):
     clouds = rng.normal(size=(3, 14, 3))
     clouds[1, 5] = np.nan

@@ -57,11 +57,11 @@ def _d2_hard(f, ratio, y, key):
     return baselines.d2(f.values, ratio, labels=y, difficulty=hardness, cutoff=cutoff, key=key)
 
 
-# On a CPU `rank` would seek the neighbors of so many samples by blocks; with these results are the
-# same on every device. What it does by default is "topoprune, chosen space" here: the runs called
-# "topoprune" were made when the power of the agreement was 4, and those called "topoprune, chosen
-# power" when samples were compared in the features however noisy these are. The tables call all of
-# them as they are.
+# On a CPU `rank` would seek the neighbors of so many samples by blocks; with these all devices seek
+# alike, and only the rounding of products tells them apart. What it does by default is "topoprune,
+# chosen space" here: the runs called "topoprune" were made when the power of the agreement was 4,
+# and those called "topoprune, chosen power" when samples were compared in the features however
+# noisy these are. The tables call all of them as they are.
 _EXACT = {"neighbors": "exact", "space": "features"}
 _POWER_4 = {"agreement_power": 4.0} | _EXACT
 
