@@ -124,6 +124,45 @@ class RandomOfAgreeing:
         return Order(np.asarray(interleave(order.astype(jnp.int32), codes)))
 
 
+@dataclasses.dataclass(frozen=True)
+class OfClusters:
+    """`rank` with clusters of the features in the place of labels: those of k-means, of all
+    `numbers` and three starts, that are the best communities of the fuzzy set (`modularity`).
+    `options` go to `rank`."""
+
+    numbers: tuple[int, ...] = (2, 3, 5, 7, 8, 9, 10, 11, 12, 14, 16, 20, 28, 40, 56, 80)
+    options: tuple[tuple[str, object], ...] = ()
+    labeled: bool = False
+
+    def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
+        codes = _best_clusters(features, self.numbers)
+        options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "neighbors": "exact"}
+        options |= {"space": "features"} | dict(self.options)
+        return Order(np.asarray(tp.rank(features.values, ratio, labels=codes, **options).order))
+
+
+@functools.lru_cache(maxsize=4)
+def _best_clusters(features: Features, numbers: tuple[int, ...]) -> np.ndarray:
+    points = unit_rows(features.values, normalize=True, progress=None)[0]
+    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points, n_neighbors=15))
+    found = [
+        np.asarray(tp.kmeans_strata(points, number, key=jax.random.key(start)))
+        for number in numbers
+        for start in range(3)
+        if number <= len(points)
+    ]
+    return max(found, key=lambda codes: modularity(fuzzy_set, codes))
+
+
+def modularity(fuzzy_set, codes: np.ndarray) -> float:
+    """Newman and Girvan's: the share of the memberships within groups, less that expected of the
+    degrees."""
+    degrees = np.asarray(fuzzy_set.degrees, np.float64)
+    shares = degrees / degrees.sum()
+    within = np.sum(shares * np.asarray(tp.class_agreement(fuzzy_set, codes)))
+    return float(within - np.sum(np.bincount(codes, weights=shares) ** 2))
+
+
 def _codes(labels) -> jax.Array:
     return jnp.asarray(np.unique(labels, return_inverse=True)[1], jnp.int32)
 
@@ -371,7 +410,7 @@ _ON_THE_EMBEDDING = {
     for name, change in _CHANGES.items()
     if "manifold" not in change
 }
-ABLATIONS: dict[str, Variant | InCoordinates | RandomOfAgreeing] = {
+ABLATIONS: dict[str, Variant | InCoordinates | RandomOfAgreeing | OfClusters] = {
     f"{kind}: {name}": Variant(labeled, **change)
     for kind, labeled in (("labels", True), ("label-free", False))
     for name, change in (_CHANGES | _ON_THE_EMBEDDING).items()
@@ -386,4 +425,7 @@ ABLATIONS |= {
     "labels: agreement in discriminant coordinates, random of the clearest 50 %": (
         RandomOfAgreeing()
     ),
+    "label-free: classes of clusters": OfClusters(),
+    "label-free: classes of clusters, power 4": OfClusters(options=(("agreement_power", 4.0),)),
+    "label-free: classes of clusters, chosen space": OfClusters(options=(("space", "auto"),)),
 }
