@@ -30,7 +30,7 @@ ROWS = [
     {"_discriminant", "_graph", "alpha"},
     {"_filtrations", "_fuzzy", "_summaries"},
     {"_components", "_coverage", "_locality"},
-    {"_spectral", "_score", "_select"},
+    {"_communities", "_spectral", "_score", "_select"},
     {"_beta", "_compare", "_embedding_options"},
     {"_embedding_forces"},
     {"_embedding_runs", "_transform"},
@@ -51,6 +51,7 @@ ROWS = [
 # The two halves meet in `_rank` only; `_graph` serves both.
 MANIFOLD = {
     "_beta",
+    "_communities",
     "_coverage",
     "_discriminant",
     "_embedding",

@@ -3,6 +3,8 @@
 __version__ = "0.1.0"
 
 from ._beta import choose_beta as choose_beta
+from ._communities import communities as communities
+from ._communities import modularity as modularity
 from ._compare import ClassComparison as ClassComparison
 from ._compare import Overlap as Overlap
 from ._compare import RankingComparison as RankingComparison

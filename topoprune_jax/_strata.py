@@ -40,30 +40,41 @@ def kmeans_strata(embedding: ArrayInput, n_strata: int, *, key: Key) -> Int[Arra
 @partial(jax.jit, static_argnames="n_strata")
 def _kmeans(embedding, n_strata, *, key):
     embedding, _ = rescale(embedding)
-    n = embedding.shape[0]
-    dtype = embedding.dtype
+    return nearest_center(embedding, kmeans_centers(embedding, n_strata, key=key))
 
-    def squared_distance(center: Float[Array, " c"]) -> Float[Array, " n"]:
-        difference = embedding - center[None, :]
-        return jnp.sum(difference * difference, axis=1)
+
+def kmeans_centers(
+    points: Float[Array, "n c"], n_centers: int, *, steps: int = _LLOYD_STEPS, key: Key
+) -> Float[Array, "m c"]:
+    """Where Lloyd's iteration is after so many steps from a k-means++ start."""
+    n = points.shape[0]
+    dtype = points.dtype
 
     def choose(nearest, key):
         # Gumbel's trick draws an index with probability in proportion to `nearest`.
         noise = jax.random.gumbel(key, (n,), dtype)
         chance = jnp.where(jnp.isinf(nearest), 1, nearest)  # the first center is any point
-        center = embedding[jnp.argmax(jnp.log(chance) + noise)]
-        return jnp.minimum(nearest, squared_distance(center)), center
+        center = points[jnp.argmax(jnp.log(chance) + noise)]
+        return jnp.minimum(nearest, _squared_distance(points, center)), center
 
-    far = varying_with(jnp.full(n, jnp.inf, dtype), embedding)
-    _, centers = lax.scan(choose, far, jax.random.split(key, n_strata))
-
-    def nearest_center(centers):
-        return jnp.argmin(jax.vmap(squared_distance)(centers), axis=0).astype(jnp.int32)
+    far = varying_with(jnp.full(n, jnp.inf, dtype), points)
+    _, centers = lax.scan(choose, far, jax.random.split(key, n_centers))
 
     def lloyd(_, centers):
-        codes = nearest_center(centers)
-        size = jax.ops.segment_sum(jnp.ones(n, dtype), codes, n_strata)
-        total = sums_by_row(embedding, codes, n_strata, most=n)
+        codes = nearest_center(points, centers)
+        size = jax.ops.segment_sum(jnp.ones(n, dtype), codes, n_centers)
+        total = sums_by_row(points, codes, n_centers, most=n)
         return jnp.where(size[:, None] > 0, total / jnp.maximum(size, 1)[:, None], centers)
 
-    return nearest_center(lax.fori_loop(0, _LLOYD_STEPS, lloyd, centers))
+    return lax.fori_loop(0, steps, lloyd, centers)
+
+
+def nearest_center(points: Float[Array, "n c"], centers: Float[Array, "m c"]) -> Int[Array, " n"]:
+    """The first of the nearest centers."""
+    distances = jax.vmap(partial(_squared_distance, points))(centers)
+    return jnp.argmin(distances, axis=0).astype(jnp.int32)
+
+
+def _squared_distance(points: Float[Array, "n c"], center: Float[Array, " c"]):
+    difference = points - center[None, :]
+    return jnp.sum(difference * difference, axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 import topoprune_jax as tp
 from topoprune_jax import baselines
 from topoprune_jax._features import unit_rows
-from topoprune_jax._select import group_rank, interleave
+from topoprune_jax._select import agreement_weights, group_rank, interleave
 from topoprune_jax._strata import N_STRATA
 
 from .data import Features
@@ -127,7 +127,7 @@ class RandomOfAgreeing:
 @dataclasses.dataclass(frozen=True)
 class OfClusters:
     """`rank` with clusters of the features in the place of labels: those of k-means, of all
-    `numbers` and three starts, that are the best communities of the fuzzy set (`modularity`).
+    `numbers` and three starts, that are the best communities of the fuzzy set by their modularity.
     `options` go to `rank`."""
 
     numbers: tuple[int, ...] = (2, 3, 5, 7, 8, 9, 10, 11, 12, 14, 16, 20, 28, 40, 56, 80)
@@ -141,6 +141,32 @@ class OfClusters:
         return Order(np.asarray(tp.rank(features.values, ratio, labels=codes, **options).order))
 
 
+@dataclasses.dataclass(frozen=True)
+class OfCommunities:
+    """`rank` without labels, as it is with the communities of the manifold in the place of classes:
+    quotas, scores and agreement are of these, the neighbors are of all samples. `power` of the
+    agreement is chosen where it is None, and the fuzzy set to cover made `within` them or not."""
+
+    power: float | None = None
+    beta: float = -1.0
+    within: bool = False
+    labeled: bool = False
+
+    def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
+        stages = _stages(features, False, labels.tobytes(), 0)
+        scores = stages.scores_of_components
+        codes = tp.communities(stages.fuzzy_set, stages.spectral, key=stages.strata_key)
+        agreement = tp.class_agreement(stages.fuzzy_set, codes)
+        power = tp.choose_agreement_power(agreement, codes) if self.power is None else self.power
+        weights = agreement_weights(agreement, jnp.asarray(power, agreement.dtype))
+        covering = stages.fuzzy_set
+        if self.within:
+            graph = tp.knn_graph(stages.points, n_neighbors=15, labels=codes)
+            covering = tp.fuzzy_simplicial_set(graph)
+        options = {"labels": codes, "weights": weights, "beta": self.beta}
+        return Order(np.asarray(tp.select(covering, scores, ratio, **options).order))
+
+
 @functools.lru_cache(maxsize=4)
 def _best_clusters(features: Features, numbers: tuple[int, ...]) -> np.ndarray:
     points = unit_rows(features.values, normalize=True, progress=None)[0]
@@ -151,16 +177,7 @@ def _best_clusters(features: Features, numbers: tuple[int, ...]) -> np.ndarray:
         for start in range(3)
         if number <= len(points)
     ]
-    return max(found, key=lambda codes: modularity(fuzzy_set, codes))
-
-
-def modularity(fuzzy_set, codes: np.ndarray) -> float:
-    """Newman and Girvan's: the share of the memberships within groups, less that expected of the
-    degrees."""
-    degrees = np.asarray(fuzzy_set.degrees, np.float64)
-    shares = degrees / degrees.sum()
-    within = np.sum(shares * np.asarray(tp.class_agreement(fuzzy_set, codes)))
-    return float(within - np.sum(np.bincount(codes, weights=shares) ** 2))
+    return max(found, key=lambda codes: float(tp.modularity(fuzzy_set, codes)))
 
 
 def _codes(labels) -> jax.Array:
@@ -193,6 +210,12 @@ class _Stages:
         """That of `rank`, whatever the key."""
         options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "neighbors": "exact"}
         return np.asarray(tp.rank(self._features, 0.5, **options).manifold)
+
+    @functools.cached_property
+    def scores_of_components(self) -> np.ndarray:
+        """Those of `rank` without labels."""
+        options = {"embedding": tp.EmbeddingOptions(n_epochs=0), "neighbors": "exact"}
+        return np.asarray(tp.rank(self._features, 0.5, **options).scores)
 
     @functools.cached_property
     def of_classes(self) -> np.ndarray:
@@ -410,7 +433,7 @@ _ON_THE_EMBEDDING = {
     for name, change in _CHANGES.items()
     if "manifold" not in change
 }
-ABLATIONS: dict[str, Variant | InCoordinates | RandomOfAgreeing | OfClusters] = {
+ABLATIONS: dict[str, Variant | InCoordinates | RandomOfAgreeing | OfClusters | OfCommunities] = {
     f"{kind}: {name}": Variant(labeled, **change)
     for kind, labeled in (("labels", True), ("label-free", False))
     for name, change in (_CHANGES | _ON_THE_EMBEDDING).items()
@@ -425,6 +448,11 @@ ABLATIONS |= {
     "labels: agreement in discriminant coordinates, random of the clearest 50 %": (
         RandomOfAgreeing()
     ),
+    "label-free: communities": OfCommunities(),
+    "label-free: communities, power 4": OfCommunities(power=4.0),
+    "label-free: communities, power 16": OfCommunities(power=16.0),
+    "label-free: communities, beta 0": OfCommunities(beta=0.0),
+    "label-free: communities, neighbors within them": OfCommunities(within=True),
     "label-free: classes of clusters": OfClusters(),
     "label-free: classes of clusters, power 4": OfClusters(options=(("agreement_power", 4.0),)),
     "label-free: classes of clusters, chosen space": OfClusters(options=(("space", "auto"),)),
