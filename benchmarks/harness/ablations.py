@@ -145,17 +145,21 @@ class OfClusters:
 class OfCommunities:
     """`rank` without labels, as it is with the communities of the manifold in the place of classes:
     quotas, scores and agreement are of these, the neighbors are of all samples. `power` of the
-    agreement is chosen where it is None, and the fuzzy set to cover made `within` them or not."""
+    agreement is chosen where it is None; what is covered and patches may be `within` them."""
 
     power: float | None = None
     beta: float = -1.0
     within: bool = False
+    patches_within: bool = False
     labeled: bool = False
 
     def __call__(self, features: Features, ratio: float, labels: np.ndarray, key) -> Order:
         stages = _stages(features, False, labels.tobytes(), 0)
-        scores = stages.scores_of_components
         codes = tp.communities(stages.fuzzy_set, stages.spectral, key=stages.strata_key)
+        scores = stages.scores_of_components
+        if self.patches_within:
+            options = {"labels": np.asarray(codes), "exact_up_to": stages.n}
+            scores = np.asarray(tp.structural_complexity(stages.spectral, **options))
         agreement = tp.class_agreement(stages.fuzzy_set, codes)
         power = tp.choose_agreement_power(agreement, codes) if self.power is None else self.power
         weights = agreement_weights(agreement, jnp.asarray(power, agreement.dtype))
@@ -453,6 +457,10 @@ ABLATIONS |= {
     "label-free: communities, power 16": OfCommunities(power=16.0),
     "label-free: communities, beta 0": OfCommunities(beta=0.0),
     "label-free: communities, neighbors within them": OfCommunities(within=True),
+    "label-free: communities, neighbors and patches within them": OfCommunities(
+        within=True, patches_within=True
+    ),
+    "label-free: communities, patches within them": OfCommunities(patches_within=True),
     "label-free: classes of clusters": OfClusters(),
     "label-free: classes of clusters, power 4": OfClusters(options=(("agreement_power", 4.0),)),
     "label-free: classes of clusters, chosen space": OfClusters(options=(("space", "auto"),)),
