@@ -43,11 +43,7 @@ def digits():
             ]
         )
     header = ["trained on", "accuracy in %, mean ± std", "minus class-balanced random, paired"]
-    betas = record["beta_without_labels"]
-    return (
-        f"{table(header, rows)}\n\nWithout labels `rank` chose beta from {min(betas):.2f} to "
-        f"{max(betas):.2f} in {len(betas)} splits."
-    )
+    return table(header, rows)
 
 
 SHOWN = {

@@ -116,7 +116,7 @@ def as_planned_now(run):
     """Bytes and seconds that `plan` as it is would have said, at the speed measured then."""
     kind = KINDS[run["kind"]]
     sizes = (run["n"] // kind["classes"],) * kind["classes"] if kind["classes"] else ()
-    rest = kind["neighbors"], "spectral", 64, None, EmbeddingOptions()
+    rest = kind["neighbors"], "spectral", 64, EmbeddingOptions()
     problem = problem_of(run["n"], run["d"], sizes, 15, *rest)
     several = stages(problem, tile_bytes=TILE_BYTES, platform=run["platform"])
     speed = Speed(**run["speed"])

@@ -100,6 +100,7 @@ TAKES_POINTS = {
     "principal_components": lambda x: tp.principal_components(x, 1, key=KEY),
     "discriminant_coordinates": lambda x: tp.discriminant_coordinates(x, np.arange(40) % 2),
     "discriminant_features": lambda x: tp.discriminant_features(x, np.arange(40) % 2),
+    "communities": lambda x: tp.communities(FUZZY, x, key=KEY),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 2, key=KEY),
     "spectral_start": lambda x: tp.spectral_start(
         FUZZY, 2, guess="none" if x is None else x, key=KEY
@@ -357,6 +358,26 @@ OTHERS = {
         lambda: tp.discriminant_features(GOOD, np.arange(40) % 2, weight=-1),
         "ValueError",
         "`weight` must be at least 0; got weight=-1",
+    ),
+    "communities coordinates": (
+        lambda: tp.communities(FUZZY, GOOD[1:], key=KEY),
+        "ValueError",
+        "`coordinates` must have 40 rows, one for every sample of the fuzzy set; got shape",
+    ),
+    "communities n_cells": (
+        lambda: tp.communities(FUZZY, GOOD, n_cells=0, key=KEY),
+        "ValueError",
+        "`n_cells` must be at least 1; got n_cells=0",
+    ),
+    "communities fuzzy_set": (
+        lambda: tp.communities(GRAPH, GOOD, key=KEY),
+        "TypeError",
+        "`fuzzy_set` must be a FuzzySimplicialSet; got NeighborGraph",
+    ),
+    "modularity groups": (
+        lambda: tp.modularity(FUZZY, np.arange(39)),
+        "ValueError",
+        "`groups`",
     ),
     "kmeans_strata n_strata": (
         lambda: tp.kmeans_strata(GOOD, 41, key=KEY),

@@ -65,10 +65,10 @@ def test_stages_are_those_of_a_cpu(points, monkeypatch, request):
 
 @pytest.mark.slow
 def test_a_ranking_is_nearly_that_of_a_cpu(points, request):
-    """Where beta is chosen it follows the scores, which follow how the manifold was rounded."""
+    """Communities follow how the manifold was rounded, a little."""
     expected = {beta: tp.rank(points, 0.8, beta=beta) for beta in (1.0, None)}
     request.getfixturevalue("accelerated")
-    for beta, share in ((1.0, 0.9), (None, 0.75)):
+    for beta, share in ((1.0, 0.9), (None, 0.9)):
         found = tp.rank(points, 0.8, beta=beta)
         assert len(np.intersect1d(found.kept, expected[beta].kept)) >= share * 80, beta
         assert sorted(found.order.tolist()) == list(range(400))

@@ -217,11 +217,10 @@ def test_stopped_before_every_piece(features, expected, tmp_path):
         "manifold": 0,
         "embedding": 10,
         "complexity": 2,
-        "strata": 0,
-        "selection": 502,  # from the 52 that the comparison of betas has picked
+        "communities": 0,
+        "selection": 450,
     }.items():
         assert max(done for name, done in pieces if name == stage) == last
-    assert ("beta", 1) in pieces
     computed = [[piece for piece in run if piece[0] not in ANEW] for run in runs]
     assert max(map(len, computed)) == 1
     assert kept_files(tmp_path / "kept") == ["topoprune.json", "topoprune.ranking.npz"]
@@ -312,7 +311,7 @@ def test_damage_is_found_and_mended(features, expected, stopped, tmp_path, name,
     file.write_bytes(damage(file.read_bytes()))
     ranking, calls = resume(features, folder)
     assert_same(ranking, expected)
-    later = ANEW | {"strata", "beta", "selection"}
+    later = ANEW | {"communities", "selection"}
     computed = [call for call in calls if call[0] not in later]
     assert computed == [*anew, ("complexity", 2)]
 

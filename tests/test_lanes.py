@@ -30,6 +30,7 @@ from topoprune_jax import (
 )
 from topoprune_jax._checkpoint import opened
 from topoprune_jax._lanes import Lanes
+from topoprune_jax._select import agreement_weights
 from topoprune_jax._steps import Run, Steps, beside
 
 N_LANES = 3
@@ -420,8 +421,9 @@ def test_nothing_is_beside_the_stages_of_very_many_samples(digits, threads_of, m
     assert [name == here() for name in seen] == [False, True]
 
 
-AHEAD = ("_build", "_degrees", "_eigenmap", "_components")
-FOR_SELECTION = ("_weights_of_ranks", "pages_within", "_start", "_pick", "_order", "_disagreement")
+AHEAD = ("_build", "_degrees", "_eigenmap", "_components", "communities_of")
+FOR_SELECTION = ("_agreement", "power_for", "agreement_weights", "_weights_of_ranks")
+FOR_SELECTION += ("pages_within", "_start", "_pick", "_order", "interleave")
 
 
 def test_what_is_compiled_ahead_is_not_compiled_again(caplog, rng):
@@ -439,39 +441,39 @@ def test_what_is_compiled_ahead_is_not_compiled_again(caplog, rng):
         caplog.clear()
         with jax.log_compiles(True):
             fuzzy_set = tp.fuzzy_simplicial_set(graph)
-            tp.spectral_embedding(fuzzy_set, e, by_component=True, **accuracy)
+            z = tp.spectral_embedding(fuzzy_set, e, by_component=True, **accuracy)
+            tp.communities(fuzzy_set, z, key=jax.random.key(0))
             manifold = list(caplog.messages)
             caplog.clear()
-            strata = np.arange(n, dtype=np.int32) % 4
-            beta, _ = _beta.beta_and_picks(points, fuzzy_set, points[:, 0], strata=strata)
-            tp.select(fuzzy_set, points[:, 0], 0.5, strata=strata, beta=float(beta))
+            groups = np.arange(n, dtype=np.int32) % 4
+            agreement = tp.class_agreement(fuzzy_set, groups)
+            weights = agreement_weights(agreement, tp.choose_agreement_power(agreement, groups))
+            tp.select(fuzzy_set, points[:, 0], 0.5, labels=groups, weights=weights, beta=-1.0)
         return compiled(n, AHEAD, manifold), compiled(n, FOR_SELECTION, caplog.messages)
 
     assert stages(n + 1) == (list(AHEAD), list(FOR_SELECTION))
     shapes = n, k, jnp.dtype(jnp.float32)
-    _rank._compile_manifold(*shapes, e, Run())
-    _rank._compile_selection(*shapes, jnp.zeros((n, 5)), Run())
+    _rank._compile_manifold(*shapes, e, True, Run())
+    _rank._compile_selection(*shapes, Run())
     assert stages(n) == ([], [])
 
 
 def test_nothing_more_is_compiled_once_nobody_waits(monkeypatch):
     """And what was not finished is compiled when it is asked for again."""
     made = []
-    for name in ("compile_eigenmap", "compile_components", "compile_selection"):
+    ahead = ("eigenmap", "components", "communities", "selection")
+    for name in (f"compile_{one}" for one in ahead):
         monkeypatch.setattr(_rank, name, lambda *_, name=name, **__: made.append(name))
     branch = _steps._Branch()
     branch.leave()
     shapes = 329, 3, jnp.dtype(jnp.float32)
     with pytest.raises(_steps._LeftError):
-        _rank._compile_manifold(*shapes, 16, branch)
-    with pytest.raises(_steps._LeftError):
-        _rank._compile_selection(*shapes, jnp.zeros((329, 2)), branch)
-    assert made == ["compile_selection"]
+        _rank._compile_manifold(*shapes, 16, True, branch)
+    assert made == []
     for _ in range(2):
-        _rank._compile_manifold(*shapes, 16, Run())
-        _rank._compile_selection(*shapes, None, Run())
-    assert made == ["compile_selection", *made[1:]]
-    assert sorted(made[1:]) == ["compile_components", "compile_eigenmap", "compile_selection"]
+        _rank._compile_manifold(*shapes, 16, True, Run())
+        _rank._compile_selection(*shapes, Run())
+    assert sorted(made) == [f"compile_{one}" for one in sorted(ahead)]
 
 
 def test_rank_compiles_ahead_in_a_thread(monkeypatch, rng):
@@ -489,12 +491,12 @@ def test_rank_compiles_ahead_in_a_thread(monkeypatch, rng):
     quick = {"embedding": tp.EmbeddingOptions(n_epochs=0), "n_neighbors": 5, "beta": 0.0}
     tp.rank(points, 0.5, **quick)
     shapes = 60, 5, jnp.float32
-    assert seen == [("manifold", *shapes, 16, False), ("selection", *shapes, None, False)]
+    assert seen == [("manifold", *shapes, 16, True, False), ("selection", *shapes, False)]
     jax.eval_shape(lambda x: tp.rank(x, 0.5, **quick).order, points)
     tp.rank(points, 0.5, **quick, mesh=jax.make_mesh((1,), ("x",)))
     assert len(seen) == 2
-    tp.rank(points, 0.5, **(quick | {"beta": None}))
-    assert seen[-1][-2].shape == (60, 4)
+    tp.rank(points, 0.5, **quick, labels=np.arange(60) % 2)
+    assert seen[2:] == [("manifold", *shapes, 16, False, False), ("selection", *shapes, False)]
     # A graph from elsewhere leaves the manifold and the selection to be compiled.
     graph = tp.knn_graph(points, n_neighbors=3)
     tp.rank(points, 0.5, **quick, neighbors=graph)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import topoprune_jax as tp
+from topoprune_jax import _communities as communities
 from topoprune_jax import _coverage as coverage
 from topoprune_jax import _discriminant, _noise, _plan, _rank, _stages, cli
 from topoprune_jax import _embedding_forces as forces
@@ -35,7 +36,7 @@ def steady(monkeypatch):
 def problem(n=20_000, d=64, **changes):
     several = {
         "k": 15, "m": 64, "c": 2, "e": 16, "neighbors": "exact", "class_sizes": (),
-        "chooses_beta": True, "n_epochs": 120, "n_negatives": 64,
+        "n_epochs": 120, "n_negatives": 64,
     }  # fmt: skip
     return _stages.Problem(n=n, d=d, **(several | changes))
 
@@ -121,6 +122,13 @@ def _greedy():
     return [(0, *listing, {}), (held(pages), coverage._start, (pages, *arrays(("f", N))), {})]
 
 
+def _communities():
+    coordinates, parts = arrays(("f", N, E), ("i", N))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    given = fuzzy_set(), coordinates, parts, communities.cells_for(N)
+    return [(0, communities.communities_of, given, {"key": key})]
+
+
 def held(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
@@ -131,6 +139,7 @@ PROGRAMS = {
     "manifold": _manifold,
     "start": _spectral_start,
     "embedding": _embedding,
+    "communities": _communities,
     "selection": _greedy,
 }
 
@@ -144,7 +153,7 @@ def test_bytes_are_those_of_the_compiled_programs(name):
         size = memory.temp_size_in_bytes + memory.output_size_in_bytes
         needed = max(needed, kept + size)
     asked = problem(n=N, d=D, k=K, c=C, e=0 if name == "start" else E)
-    platform = "cpu" if name in ("neighbors", "selection") else "gpu"
+    platform = "cpu" if name in ("neighbors", "communities", "selection") else "gpu"
     several = _stages.stages(asked, tile_bytes=exact.TILE_BYTES, platform=platform)
     (stage,) = (stage for stage in several if stage.name == name)
     assert stage.work_bytes == pytest.approx(needed, rel=0.25)
@@ -183,9 +192,7 @@ LARGER = {
 def test_more_of_anything_takes_no_less(change):
     """Of memory in every stage, and of work."""
     small, large = (
-        _stages.stages(
-            problem(**(given | {"chooses_beta": False})), tile_bytes=1 << 26, platform="gpu"
-        )
+        _stages.stages(problem(**given), tile_bytes=1 << 26, platform="gpu")
         for given in ({}, change)
     )
     sizes, others = dict(zip((s.name for s in small), _stages.peaks(small), strict=True)), {}
@@ -297,7 +304,7 @@ def test_a_plan_adds_up_and_prints(steady):
     names = [stage.name for stage in plan.stages]
     assert names == [
         "features", "neighbors", "fuzzy set", "manifold", "embedding", "complexity",
-        "strata", "beta", "selection",
+        "communities", "selection",
     ]  # fmt: skip
     assert plan.peak_bytes == max(stage.bytes for stage in plan.stages)
     assert plan.seconds == pytest.approx(sum(stage.seconds for stage in plan.stages))
@@ -318,7 +325,7 @@ def test_classes_by_number_or_by_size(steady):
     assert tp.plan(10, 3, classes=np.bincount(labels)) == by_size
     assert tp.plan(10, 3, classes=jnp.bincount(labels)) == by_size
     assert "class neighbors" in [stage.name for stage in by_number.stages]
-    assert "beta" not in [stage.name for stage in tp.plan(10, 3, beta=1.0).stages]
+    assert "communities" not in [stage.name for stage in by_number.stages]
     given = tp.plan(10, 3, neighbors="given")
     assert "neighbors" not in [stage.name for stage in given.stages]
 
@@ -391,7 +398,7 @@ def test_rank_refuses_at_once_what_cannot_fit(monkeypatch):
         ({"n": 400_000, "d": 4096}, 0.5, "64 principal components instead of 4,096 features"),
         ({"n": 3_000_000, "d": 300, "k": 100}, 0.25, "n_neighbors=8 .* together"),
         ({"n": 3_000_000}, 0.3, "samples would fit: rank a random part"),
-        ({"n": 3_000_000}, 0.0001, "Free some memory"),
+        ({"n": 3_000_000}, 0.00001, "Free some memory"),
     ],
 )
 def test_the_remedy_fits(given, share, expected):

@@ -104,7 +104,6 @@ def test_shapes_and_types(ranking, digits):
 
 
 def test_kept_and_removed_cover_every_index_once(ranking, free_ranking, digits):
-    assert float(free_ranking.agreement_power) == 0
     for answer in (ranking, free_ranking):
         both = np.concatenate([answer.kept, answer.removed])
         np.testing.assert_array_equal(both, answer.order)
@@ -138,9 +137,7 @@ def test_rounding_moves_hardly_a_pick(digits, ranking, free_ranking):
     """Features that differ in the seventh digit: nearly the same choice."""
     noise = np.random.default_rng(0).normal(size=digits[0].shape)
     for labels, answer in ((digits[1], ranking), (None, free_ranking)):
-        # Which beta is the largest that will do is yes or no: it may turn where one barely does.
-        options = {"labels": labels, "beta": float(answer.beta)}
-        other = quick_rank(digits[0] * (1 + 1e-7 * noise), 0.9, **options)
+        other = quick_rank(digits[0] * (1 + 1e-7 * noise), 0.9, labels=labels)
         assert len(np.intersect1d(other.kept, answer.kept)) >= 170
 
 
@@ -170,7 +167,7 @@ def test_rounding_moves_hardly_a_pick_in_separate_clusters(rng):
 
 @pytest.mark.slow
 def test_patches_of_the_embedding(digits):
-    """The manifold of the paper: patches are those of `embed`, and so are the strata."""
+    """The manifold of the paper: patches are those of `embed`, and so are the communities."""
     first, other = (
         tp.rank(digits[0], 0.9, manifold="embedding", key=jax.random.key(i)) for i in (0, 1)
     )
@@ -212,14 +209,30 @@ def test_stages_make_the_ranking(digits, ranking, free_ranking):
     assert len(shared) > 170  # unit rows in another precision may turn a tie
     scores = tp.structural_complexity(free_ranking.manifold)
     np.testing.assert_array_equal(scores, free_ranking.scores)
-    strata_key = jax.random.split(jax.random.key(0), 3)[2]
-    strata = tp.kmeans_strata(free_ranking.manifold, 20, key=strata_key)
-    beta = tp.choose_beta(points, fuzzy_set, scores, strata=strata)
-    assert float(beta) == float(free_ranking.beta)
-    cover = tp.select(fuzzy_set, scores, 0.9, strata=strata, beta=beta)
+    cells_key = jax.random.split(jax.random.key(0), 3)[2]
+    groups = tp.communities(fuzzy_set, free_ranking.manifold, key=cells_key)
+    assert 10 <= len(np.unique(groups)) <= 16
+    agreement = tp.class_agreement(fuzzy_set, groups)
+    power = tp.choose_agreement_power(agreement, groups)
+    assert float(power) == float(free_ranking.agreement_power)
+    assert float(free_ranking.beta) == -1
+    options = {"labels": groups, "weights": jnp.maximum(agreement, 1e-3) ** power}
+    cover = tp.select(fuzzy_set, scores, 0.9, **options, beta=-1.0)
     assert len(set(cover.kept.tolist()) & set(free_ranking.kept.tolist())) > 170
-    other = tp.select(fuzzy_set, scores, 0.9, strata=strata, beta=2.0)  # beta does count
+    other = tp.select(fuzzy_set, scores, 0.9, **options, beta=2.0)  # beta does count
     assert len(set(other.kept.tolist()) & set(free_ranking.kept.tolist())) < 160
+
+
+def test_communities_stand_for_classes(digits, free_ranking):
+    """Nobody says how many digits there are, and yet each has about its share of what is kept."""
+    share = np.bincount(digits[1][free_ranking.kept]) / len(free_ranking.kept)
+    assert len(share) == 10
+    assert share.min() > 0.07
+    assert share.max() < 0.13
+    given = {"beta": 1.0, "agreement_power": 0.0}
+    other = quick_rank(digits[0], 0.9, **given)
+    assert {name: float(getattr(other, name)) for name in given} == given
+    assert len(np.intersect1d(other.kept, free_ranking.kept)) < 150
 
 
 def test_neighbors_from_elsewhere(digits, ranking):

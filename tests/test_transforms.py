@@ -129,6 +129,8 @@ DISCRETE = {
     ),
     "discriminant_features": lambda x: jnp.abs(tp.discriminant_features(x, np.arange(9) // 3)),
     "noise_share": tp.noise_share,
+    "communities": lambda x: tp.communities(_fuzzy_set(x), x, n_cells=4, key=jax.random.key(0)),
+    "modularity": lambda x: tp.modularity(_fuzzy_set(x), np.arange(9) // 3),
     "kmeans_strata": lambda x: tp.kmeans_strata(x, 3, key=jax.random.key(0)),
     "select": lambda x: tp.select(_fuzzy_set(x), x[:, 0], 0.5).kept,
     "class_agreement": lambda x: tp.class_agreement(_fuzzy_set(x), np.arange(9) // 3),

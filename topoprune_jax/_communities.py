@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from . import _checks as checks
 from ._components import connected_components
@@ -26,7 +26,7 @@ _OF_CELL = 20  # samples of a cell at least, on average
 _SAMPLE = 10_000  # that the centers of the cells are found from
 _STEPS = 10  # of Lloyd's iteration
 _APART = 64.0  # between components, whose own coordinates are from -1 to 1
-_TILE = 1 << 12  # samples whose nearest centers are sought at a time
+_TILE = 1 << 11  # samples whose nearest centers, or best communities, are sought at a time
 _ROUNDS = 10  # in which samples change the community
 _SETTLED = 1e-3  # of the samples, at most, that change it in the last one
 
@@ -118,10 +118,22 @@ def communities(
             f"`coordinates` must have {n} rows, one for every sample of the fuzzy set; got shape "
             f"{points.shape}. Pass what `spectral_embedding` or `embed` made of that set."
         )
-    cells = checks.check_count(n_cells, name="n_cells", low=1)
+    cells = cells_for(n, checks.check_count(n_cells, name="n_cells", low=1))
     checks.check_key(key)
-    parts = connected_components(fuzzy_set)
-    return communities_of(fuzzy_set, points, parts, max(1, min(cells, n // _OF_CELL)), key=key)
+    return communities_of(fuzzy_set, points, connected_components(fuzzy_set), cells, key=key)
+
+
+def cells_for(n: int, most: int = N_CELLS) -> int:
+    """How many cells n samples have."""
+    return max(1, min(most, n // _OF_CELL))
+
+
+def compile_communities(fuzzy_set: Any, c: int) -> None:
+    """Compiles what `communities_of` takes for a set of these shapes in so many coordinates."""
+    n = fuzzy_set.n_points
+    coordinates = jax.ShapeDtypeStruct((n, c), fuzzy_set.memberships.dtype)
+    parts, key = jax.ShapeDtypeStruct((n,), np.int32), jax.eval_shape(jax.random.key, 0)
+    communities_of.lower(fuzzy_set, coordinates, parts, cells_for(n), key=key).compile()
 
 
 @partial(jax.jit, static_argnames="n_cells")
@@ -164,7 +176,7 @@ def _cells(
 ) -> Int[Array, " n"]:
     n = coordinates.shape[0]
     size = jnp.zeros(n, jnp.int32).at[parts].add(1)
-    is_large = size >= n / n_cells
+    is_large = size >= -(-n // n_cells)
     place = jnp.where(is_large, jnp.cumsum(is_large, dtype=jnp.int32), 0)[parts]
     scaled, _ = rescale(coordinates)
     apart = _APART * place.astype(scaled.dtype)
@@ -172,9 +184,15 @@ def _cells(
     some = min(n, _SAMPLE)
     sample = points[np.arange(some) * n // some]
     centers = kmeans_centers(sample, n_cells, steps=_STEPS, key=key)
+    return lax.map(lambda rows: nearest_center(rows, centers), _tiles(points)).ravel()[:n]
+
+
+def _tiles(values: Num[Array, "n *w"]) -> Num[Array, "tiles rows *w"]:
+    """As many rows at a time as are looked at in one go, zeros after the last."""
+    n = values.shape[0]
     tile = min(_TILE, n)
-    tiles = jnp.pad(points, ((0, -n % tile), (0, 0))).reshape(-1, tile, points.shape[1])
-    return lax.map(lambda rows: nearest_center(rows, centers), tiles).ravel()[:n]
+    padded = jnp.pad(values, ((0, -n % tile), *((0, 0),) * (values.ndim - 1)))
+    return padded.reshape(-1, tile, *values.shape[1:])
 
 
 def _contact(
@@ -235,24 +253,31 @@ def _settled(
     neighbors, mu = jnp.maximum(fuzzy_set.indices, 0), fuzzy_set.memberships
     listed = jnp.sum(mu, axis=1)
     mu = mu / jnp.where(listed > 0, listed, 1)[:, None]
+    edges = _tiles(neighbors), _tiles(mu)
     volume = jnp.sum(degrees)
     volume = jnp.where(volume > 0, volume, 1)
 
+    def best_of(codes, share, rows):
+        """Of a tile of samples the best communities. Their own, which stay if others are as good,
+        come first; those of samples without edges stay."""
+        own, neighbors, mu = rows
+        theirs = codes[neighbors]
+        asked = jnp.concatenate([own[:, None], theirs], axis=1)
+        is_of = asked[:, :, None] == theirs[:, None, :]
+        gain = jnp.sum(jnp.where(is_of, mu[:, None, :], 0), axis=2) - share[asked]
+        best = jnp.argmax(jnp.where((mu > 0).any(axis=1)[:, None], gain, 0), axis=1)
+        return jnp.take_along_axis(asked, best[:, None], axis=1)[:, 0]
+
     def move(state):
         step, codes, _ = state
-        theirs = codes[neighbors]
-        # Its own community is the first, which stays if all are even.
-        asked = jnp.concatenate([codes[:, None], theirs], axis=1)
-        is_of = asked[:, :, None] == theirs[:, None, :]
-        joined = jnp.sum(jnp.where(is_of, mu[:, None, :], 0), axis=2)
-        gain = joined - (_volumes(codes, degrees, n_codes) / volume)[asked]
-        best = jnp.argmax(jnp.where((mu > 0).any(axis=1)[:, None], gain, 0), axis=1)
-        found = jnp.take_along_axis(asked, best[:, None], axis=1)[:, 0]
+        share = _volumes(codes, degrees, n_codes) / volume
+        tiles = _tiles(codes), *edges
+        found = lax.map(partial(best_of, codes, share), tiles).ravel()[:n]
         return step + 1, found, jnp.sum(found != codes, dtype=jnp.int32)
 
     def moves(state):
         step, _, moved = state
-        return (step < _ROUNDS) & (moved > _SETTLED * n)
+        return (step < _ROUNDS) & (moved > int(_SETTLED * n))
 
     start = jnp.int32(0), codes, jnp.int32(n)
     start = varying_with(start, fuzzy_set.memberships)

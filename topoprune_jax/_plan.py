@@ -288,11 +288,11 @@ def _problem(
         checks.check_beta(beta)
     check_options(embedding, name="embedding")
     sizes = _class_sizes(classes, n)
-    return problem_of(n, d, sizes, k, neighbors, manifold, m, beta, embedding)
+    return problem_of(n, d, sizes, k, neighbors, manifold, m, embedding)
 
 
 def problem_of(
-    n, d, class_sizes, k, neighbors, manifold, m, beta, embedding: EmbeddingOptions
+    n, d, class_sizes, k, neighbors, manifold, m, embedding: EmbeddingOptions
 ) -> Problem:
     """A `Problem` of arguments that are checked."""
     if isinstance(neighbors, NeighborGraph):
@@ -306,7 +306,6 @@ def problem_of(
         e=components_for(n) if manifold == "spectral" else 0,
         neighbors=neighbors,
         class_sizes=class_sizes,
-        chooses_beta=beta is None and not class_sizes,
         n_epochs=n_epochs_of(embedding, n),
         n_negatives=int(embedding.n_negatives),
     )

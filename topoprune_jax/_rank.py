@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from . import _checks as checks
-from ._beta import beta_and_picks, compile_comparison
 from ._checkpoint import check_checkpoint, fingerprint
+from ._communities import cells_for, communities_of, compile_communities
 from ._components import compile_components, connected_components, count_of
-from ._coverage import Begun, finish
 from ._discriminant import AUTO, FEATURES, check_space, in_space, n_classes_of, space_for
 from ._embedding import embed
 from ._embedding_options import EmbeddingOptions, check_options
@@ -53,11 +52,10 @@ from ._spectral import (
     spectral_start,
 )
 from ._steps import Run, beside, compiled_ahead, running
-from ._strata import N_STRATA, kmeans_strata
 from ._types import Array, ArrayInput, Key, Progress
 
 _DEFAULT_SEED = 0
-_BETA_WITH_LABELS = -1.0
+_BETA = -1.0
 _BESIDE_UP_TO = 200_000  # samples, whose pieces of an embedding take less than a second
 # Enough for the scores: what further rounds still turn are nearly equal eigenvectors.
 _ACCURACY = {"rounds": 12, "tolerance": 0.01}
@@ -76,9 +74,9 @@ class Ranking(eqx.Module):
     - `embedding`: (n, c) coordinates by UMAP's model, two of them unless asked otherwise: a map to
       look at.
     - `manifold`: (n, c') coordinates in which patches were taken and measured.
-    - `beta`: how strongly complex samples were avoided, as given or as `choose_beta` chose.
-    - `agreement_power`: how strongly samples among other classes were, as given or as
-      `choose_agreement_power` chose; 0 without labels.
+    - `beta`: how strongly complex samples were avoided, as given; -1 unless given.
+    - `agreement_power`: how strongly samples among other classes, or communities, were, as given or
+      as `choose_agreement_power` chose.
     - `recall`: the fraction of the true neighbors that the manifold's graph holds, 1 where the
       search was exact.
     - `result`: `RESULTS.successful`, or what was remarkable about the data; `RESULTS[result]` is a
@@ -126,15 +124,14 @@ def rank(
     4. s_i = `structural_complexity(z)_i`: total persistence of the patch of i and its m - 1 nearest
        points in z, of its own connected component of mu, and of its own class where labels are
        given.
-    5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class (without labels: within
-       one of 20 k-means strata of z), scaled to [0, 1). With labels a_i is `class_agreement(mu)_i`,
-       at least .001, gamma from 4 to 64, the larger the better large classes lie apart
-       (`choose_agreement_power`), and beta = -1: complex samples are preferred, unless they lie
-       among another class. Without labels a_i = 1, and beta is as large, 2 at most, as leaves
-       what is kept standing for the rest nearly as well as at 0 (`choose_beta`): simple samples
-       are preferred, as nothing tells which of the complex ones can be trusted.
-    6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`; with
-       labels mu is built within the classes and every class keeps its share.
+    5. w_i = a_i^gamma exp(-beta r_i), r_i = rank of s_i within its class, scaled to [0, 1); without
+       labels the classes are the `communities` of mu and z, from here on. a_i is
+       `class_agreement(mu)_i`, at least .001, gamma from 4 to 64, the larger the better large
+       classes lie apart (`choose_agreement_power`), and beta = -1: complex samples are preferred,
+       unless they lie among another class.
+    6. `order` = greedy maximization of F(S) = sum_j w_j max_{i in S} mu_ij, by `select`, where
+       every class keeps its share. With labels mu is built within the classes for it; communities
+       have most of their neighbors themselves.
 
     Every step is a public function, for those who want another one in its place.
 
@@ -172,9 +169,9 @@ def rank(
       `spectral_embedding`, for which nothing is drawn, so that all but the field `embedding` is the
       same for every key; or `"embedding"`, the coordinates of `embed`, as in TopoPrune.
     - `patch_size`: m of the patches, at least 2; at most n are used.
-    - `beta`: how strongly complex samples are avoided (above 0) or preferred (below). Unless given,
-      -1 with labels, and without them chosen from the data, whatever the ratio.
-    - `agreement_power`: gamma, with labels; 0 lets samples among other classes count as any other.
+    - `beta`: how strongly complex samples are avoided (above 0) or preferred (below); -1 unless
+      given.
+    - `agreement_power`: gamma; 0 lets samples among other classes count as any other.
       Unless given, what `choose_agreement_power` finds in the data, 4 to 64. Above 4
       w_i = max(a_i^gamma, a_i^4 / 1000) exp(-beta r_i), so that unclear samples have an order too.
     - `space`: where samples are compared, with labels: `"features"`; in `discriminant_features`,
@@ -199,8 +196,8 @@ def rank(
       of a single device with `neighbors="exact"`, which `"auto"` is there; but beyond 50,000
       samples (of a class, with labels) a single CPU seeks the patches by blocks, a mesh exactly.
     - `progress`: called as `progress(stage, done, total)`; interrupting between two calls is safe.
-      On a CPU a call without it, and without `checkpoint`, finds the embedding and the strata of
-      up to 200,000 samples beside the other stages, in less time and with the embedding's memory
+      On a CPU a call without it, and without `checkpoint`, finds the embedding and the communities
+      of up to 200,000 samples beside the other stages, in less time and with the embedding's memory
       besides; the bits are the same.
       Not called while JAX traces.
     - `key`: typed PRNG key of the embedding, `jax.random.key(0)` unless given. The same key gives
@@ -270,7 +267,7 @@ def rank(
 
     def tiles(n: int, d: int, held: int) -> int:
         classes = () if labels is None else (n,)
-        problem = problem_of(n, d, classes, k, neighbors, manifold, m, beta, embedding)
+        problem = problem_of(n, d, classes, k, neighbors, manifold, m, embedding)
         if space == AUTO:
             problem = judged_for_noise(problem)
         elif space != FEATURES:
@@ -394,14 +391,14 @@ def _stages(
 ) -> tuple[Array, ...]:
     """Scores, order, embedding, manifold, beta, power of the agreement and recall: all that does
     not depend on the ratio."""
-    start_key, embed_key, strata_key = jax.random.split(key, 3)
+    start_key, embed_key, cells_key = jax.random.split(key, 3)
     e = components_for(points.shape[0]) if manifold == "spectral" else 0
     is_given = isinstance(neighbors, NeighborGraph)
     k = neighbors.indices.shape[1] if is_given else n_neighbors
     shapes = points.shape[0], k, points.dtype
-    wait_for_manifold = ahead(partial(_compile_manifold, *shapes, e))
-    compared = points if codes is None and beta is None else None
-    wait_for_selection = ahead(partial(_compile_selection, *shapes, compared))
+    has_communities = codes is None
+    wait_for_manifold = ahead(partial(_compile_manifold, *shapes, e, has_communities))
+    wait_for_selection = ahead(partial(_compile_selection, *shapes))
     if is_given:
         graph = neighbors
     else:
@@ -411,7 +408,7 @@ def _stages(
     fuzzy_set = run.step("fuzzy set", partial(fuzzy_simplicial_set, graph))
     coordinates, parts, patch_groups = None, None, codes
     if manifold == "spectral":
-        *_, strata_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)  # whatever the key
+        *_, cells_key = jax.random.split(jax.random.key(_DEFAULT_SEED), 3)  # whatever the key
         eigenmap = partial(spectral_embedding, fuzzy_set, e, by_component=True, **_ACCURACY)
         coordinates = run.once("manifold", lambda: run.step("manifold", eigenmap))
         parts = connected_components(fuzzy_set)
@@ -428,16 +425,18 @@ def _stages(
         options = {"start": start, "mesh": mesh, "progress": run, "key": embed_key}
         return run.once("embedding", partial(embed, fuzzy_set, embedding, **options))
 
-    def find_strata(run: Run) -> Array:
+    def find_communities(run: Run) -> Array:
         z = found_embedding() if coordinates is None else coordinates
-        cluster = partial(kmeans_strata, z, min(N_STRATA, z.shape[0]), key=strata_key)
-        return run.once("strata", lambda: run.step("strata", cluster))
+        own_parts = connected_components(fuzzy_set) if parts is None else parts
+        n_cells = cells_for(z.shape[0])
+        divide = partial(communities_of, fuzzy_set, z, own_parts, n_cells, key=cells_key)
+        return run.once("communities", lambda: run.step("communities", divide))
 
     # Where patches lie in the spectral manifold the embedding is of no other use.
     is_apart = coordinates is not None and mesh is None and points.shape[0] <= _BESIDE_UP_TO
     near = jax.tree.leaves((points, fuzzy_set, start, coordinates)) if is_apart else ()
     with beside(run, near) as side:
-        found_strata = side(find_strata, waits_for_need=True) if codes is None else None
+        found_communities = side(find_communities, waits_for_need=True) if has_communities else None
         found_embedding = side(find_embedding)
         where = found_embedding() if coordinates is None else coordinates
         exact_up_to = exact_patches_for("given" if is_given else neighbors)
@@ -450,7 +449,7 @@ def _stages(
             fuzzy_set,
             scores,
             codes,
-            found_strata,
+            found_communities,
             k=n_neighbors,
             beta=beta,
             agreement_power=agreement_power,
@@ -461,32 +460,30 @@ def _stages(
     return scores, order, z, where, beta, power, graph.recall
 
 
-def _compile_manifold(n: int, k: int, dtype: Any, e: int, run: Run) -> None:
+def _compile_manifold(n: int, k: int, dtype: Any, e: int, has_communities: bool, run: Run) -> None:
     """Compiles what is run between the neighbors and the patches: once, as the search leaves cores
     idle while its own programs are compiled."""
-    if ("manifold", n, k, dtype, e) in _compiled:
+    if ("manifold", n, k, dtype, e, has_communities) in _compiled:
         return
     stage, graph = "compilation", _shapes_of_graph(n, k, dtype)
     fuzzy_set = compile_fuzzy_set(graph)
     if e:
-        run(stage, 1, 3)
+        run(stage, 1, 4)
         compile_eigenmap(fuzzy_set, e, **_ACCURACY)
-        run(stage, 2, 3)
+        run(stage, 2, 4)
         compile_components(fuzzy_set)
-    _compiled.add(("manifold", n, k, dtype, e))
+        run(stage, 3, 4)
+        if has_communities:
+            compile_communities(fuzzy_set, e)
+    _compiled.add(("manifold", n, k, dtype, e, has_communities))
 
 
-def _compile_selection(n: int, k: int, dtype: Any, compared: Array | None, run: Run) -> None:
-    """Compiles what is run after the patches; with what a comparison of betas takes, of such
-    features."""
-    d = 0 if compared is None else compared.shape[1]
-    if ("selection", n, k, dtype, d) in _compiled:
+def _compile_selection(n: int, k: int, dtype: Any, run: Run) -> None:
+    """Compiles what is run after the patches."""
+    if ("selection", n, k, dtype) in _compiled:
         return
-    fuzzy_set = shapes_of_fuzzy_set(_shapes_of_graph(n, k, dtype))
-    compile_selection(fuzzy_set, run)
-    if compared is not None:
-        compile_comparison(compared, run)
-    _compiled.add(("selection", n, k, dtype, d))
+    compile_selection(shapes_of_fuzzy_set(_shapes_of_graph(n, k, dtype)), run)
+    _compiled.add(("selection", n, k, dtype))
 
 
 def _shapes_of_graph(n: int, k: int, dtype: Any) -> NeighborGraph:
@@ -599,7 +596,7 @@ def _order(
     fuzzy_set,
     scores,
     codes,
-    found_strata,
+    found_communities,
     *,
     k,
     beta,
@@ -607,38 +604,21 @@ def _order(
     tile_bytes,
     run: Run,
 ) -> tuple[Array, Array, Array]:
-    """Label-free on the manifold's own fuzzy set, label-aware on one built within the classes."""
-    begun: list[Begun | None] = []
-    if codes is None:
-        strata = found_strata()
-        if beta is None:
-            compare = partial(beta_and_picks, points, fuzzy_set, scores, strata=strata)
-
-            def choose() -> Array:
-                beta, picks = compare(progress=run)
-                begun.append(picks)
-                return beta
-
-            beta = run.once("beta", choose)
-        groups, power = {"strata": strata}, 0.0
-    else:
-        agreement = class_agreement(fuzzy_set, codes)
-        power = power_for(agreement, codes) if agreement_power is None else agreement_power
-        power = jnp.asarray(power, agreement.dtype)
-        weights = agreement_weights(agreement, power)
+    """Covers the manifold's own fuzzy set, with labels one that is built within the classes."""
+    is_given = codes is not None
+    codes = codes if is_given else found_communities()
+    agreement = class_agreement(fuzzy_set, codes)
+    power = power_for(agreement, codes) if agreement_power is None else agreement_power
+    power = jnp.asarray(power, agreement.dtype)
+    weights = agreement_weights(agreement, power)
+    if is_given:
         name = "class neighbors"
         search = partial(nearest_neighbors, points, k, codes=codes, tile_bytes=tile_bytes)
         graph = run.once(name, partial(search, stage=name, progress=run), NeighborGraph)
         fuzzy_set = run.step("class fuzzy set", partial(fuzzy_simplicial_set, graph))
-        beta = _BETA_WITH_LABELS if beta is None else beta
-        groups = {"labels": codes, "weights": weights}
-
-    def cover() -> Array:
-        picks = begun.pop() if begun else None
-        if picks is not None:
-            return finish(picks, progress=run)
-        # The ratio plays no part in the order.
-        return select(fuzzy_set, scores, 0.0, **groups, beta=beta, progress=run).order
-
-    order = run.once("selection", cover)
+    beta = _BETA if beta is None else beta
+    # The ratio plays no part in the order.
+    groups = {"labels": codes, "weights": weights, "beta": beta}
+    cover = partial(select, fuzzy_set, scores, 0.0, **groups, progress=run)
+    order = run.once("selection", lambda: cover().order)
     return order, jnp.asarray(beta, points.dtype), jnp.asarray(power, points.dtype)

@@ -132,7 +132,12 @@ def compile_selection(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> N
     """Compiles what `select` takes for a set of these shapes on a CPU."""
     n, dtype = fuzzy_set.n_points, fuzzy_set.memberships.dtype
     values, groups = jax.ShapeDtypeStruct((n,), dtype), jax.ShapeDtypeStruct((n,), np.int32)
-    _weights_of_ranks.lower(values, groups, jax.ShapeDtypeStruct((), dtype)).compile()
+    number = jax.ShapeDtypeStruct((), dtype)
+    _agreement.lower(fuzzy_set, groups).compile()
+    power_for.lower(values, groups).compile()
+    agreement_weights.lower(values, number).compile()
+    _weights_of_ranks.lower(values, groups, number).compile()
+    interleave.lower(groups, groups).compile()
     if backend.is_cpu():
         compile_coverage(fuzzy_set, run)
 

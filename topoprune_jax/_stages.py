@@ -8,7 +8,7 @@ what XLA says of the compiled programs, benchmarks/bench_scale.py against what i
 
 from typing import NamedTuple
 
-from . import _beta, _coverage, _score, _spectral, _strata
+from . import _communities, _coverage, _score, _spectral
 from . import _graph_approximate as approximate
 from . import _graph_boxes as boxes
 from . import _graph_exact as exact
@@ -21,7 +21,6 @@ from ._noise import AT_ONCE, QUERIES
 from ._speed import Speed
 
 _NUMBER = 4  # bytes of a float32 or an int32
-_BETAS = 2  # that `choose_beta` compares
 # What the compiler and its programs hold on a CPU.
 PROGRAM_BYTES = 4.2e8
 # How much of a kind of work a stage does for each thing that it counts: fitted to measurements of
@@ -41,8 +40,9 @@ _FORCE = 1.25  # operations for an edge or a repelling point, in two dimensions
 _STEPS_IN_LANES = 78.0  # of an epoch on a CPU: its programs, and what waits for what
 _PATCH = 1.2  # operations for a pair of points of a patch
 _BOXES = 430.0  # operations for a point and a neighbor that is sought
-_DISTANCE = 4.2  # times that the coordinates are moved for a center
-_EVALUATIONS, _FIRST_EVALUATIONS = 0.5, 2.4  # steps for a sample; for one of the first tenth
+_OF_CELLS, _JOINED = 0.05, 0.05  # operations for a number of a distance; for two neighbors
+_ROUNDS_SEEN = 4  # of the ten in which samples may move
+_EVALUATIONS = 0.5  # steps for a sample
 _LOOKED_THROUGH = 5.0  # operations for a bound, with what it waits for memory
 # Of the coordinates of 20,000 x 768 features, which took .33 s where .35 are planned.
 _EIGENVECTORS, _INVERSE = 30.0, 6.0  # operations for d^3
@@ -72,7 +72,6 @@ class Problem(NamedTuple):
     e: int  # components of the spectral manifold; 0 where patches lie in the embedding
     neighbors: str  # "exact", "projected", "blocks" or "given"
     class_sizes: tuple[int, ...]  # empty without labels
-    chooses_beta: bool
     n_epochs: int
     n_negatives: int
     raw: int = 0  # features that there were, where d are made of them; 0 where they are those
@@ -124,9 +123,7 @@ def stages(problem: Problem, *, tile_bytes: int, platform: str, lanes: int = 1) 
         several.append(_of_class_neighbors(p, tile_bytes, platform, lanes))
         several.append(_of_fuzzy_set(p, "class fuzzy set"))
     else:
-        several.append(_of_strata(p))
-        if p.chooses_beta:
-            several.append(_of_beta(p, platform))
+        several.append(_of_communities(p))
     several.append(_of_selection(p, platform, lanes))
     if platform != "cpu":
         # What reads the features is the host's; the device holds the result.
@@ -451,30 +448,26 @@ def _found_patches(p: Problem, c: int, platform: str, lanes: int) -> tuple[Work,
     return found, held + lanes * part
 
 
-def _of_strata(p: Problem) -> Stage:
-    passes, c = _strata.N_STRATA * (_strata._LLOYD_STEPS + 2.0), p.e or p.c
-    work = Work(streamed=_NUMBER * _DISTANCE * passes * p.n * (c + 1))
-    return _stage("strata", p.n * (_strata.N_STRATA + 3.0 + c), float(p.n), work)
-
-
-def _of_beta(p: Problem, platform: str) -> Stage:
-    """The greedy of a tenth of the picks for two betas, and the nearest of what each keeps."""
-    picks = p.n / 10
-    once = _greedy_work(p, picks, _FIRST_EVALUATIONS, platform)
-    once = once._replace(
-        flops=2.0 * min(p.n, _beta._SAMPLES) * picks * p.d,
-        streamed=once.streamed + 3.0 * _NUMBER * p.n * p.d,
+def _of_communities(p: Problem) -> Stage:
+    """The nearest of all centers of cells, from a sample and then for all; the memberships between
+    cells; and a few rounds in which the neighbors of every sample are compared with each other."""
+    c, cells = p.e or p.c, _communities.cells_for(p.n)
+    some, edges = min(p.n, _communities._SAMPLE), float(p.n) * p.k
+    looked_at = some * cells * (_communities._STEPS + 2.0) + p.n * cells
+    work = Work(
+        streamed=_NUMBER * 12 * edges,
+        operations=_OF_CELLS * looked_at * (c + 1) + _ROUNDS_SEEN * _JOINED * edges * p.k,
+        steps=3.0 * cells,
     )
-    work = Work(*(_BETAS * amount for amount in once))
-    tile = max(_beta._TILE_NUMBERS, _beta._LEAST_ROWS * picks)
-    rows = picks + min(p.n, _beta._SAMPLES)
-    held = max(_greedy_numbers(p, platform), 2.0 * rows * (p.d + 1) + 4 * p.n + tile)
-    return _stage("beta", held, 0.0, work)
+    of_cells = p.n * (3.0 * c + 2) + (some + min(p.n, _communities._TILE)) * cells
+    of_cells += 2.0 * some * (c + 1)
+    return _stage("communities", max(of_cells, 4.0 * edges + 8 * p.n), float(p.n), work)
 
 
 def _of_selection(p: Problem, platform: str, lanes: int) -> Stage:
     """Classes are picked beside each other."""
-    beside = min(lanes, len(p.class_sizes)) if p.n >= _coverage._LEAST_TO_SHARE else 1
+    groups = len(p.class_sizes) or lanes  # of communities there are some
+    beside = min(lanes, groups) if p.n >= _coverage._LEAST_TO_SHARE else 1
     work = _greedy_work(p, p.n / max(1, beside), _EVALUATIONS, platform)
     return _stage("selection", _greedy_numbers(p, platform), 3.0 * p.n, work)
 

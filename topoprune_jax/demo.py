@@ -56,7 +56,6 @@ class Comparison:
     n_train: int
     n_kept: int
     n_test: int
-    betas: tuple[float, ...] = ()  # that `rank` chose without labels, by seed
 
     def mean(self, method: str) -> float:
         """Mean accuracy over the seeds."""
@@ -142,14 +141,12 @@ def run_demo(
     runs: list[dict[str, float]] = []
     rankings: list[Ranking] = []
     training_rows: list[np.ndarray] = []
-    betas: list[float] = []
     for seed in seeds:
         train, test = _split(labels, seed)
         aware, free = (
             rank(points[train], ratio, labels=given, key=jax.random.key(seed), progress=progress)
             for given in (labels[train], None)
         )
-        betas.append(float(free.beta))
         if progress is not None:
             progress("other methods", 0, 1)
         chosen = _choices(points[train], labels[train], aware, free, seed, ratio)
@@ -172,7 +169,6 @@ def run_demo(
         n_train=len(training_rows[0]),
         n_kept=len(rankings[0].kept),
         n_test=len(labels) - len(training_rows[0]),
-        betas=tuple(betas),
     )
     picture, report, table, results = (
         folder / f"digits.{kind}" for kind in ("png", "html", "csv", "json")
@@ -312,7 +308,6 @@ def _write_results(
         "classifier": f"MLPClassifier, {_HIDDEN_UNITS} hidden units, {_EPOCHS} epochs, "
         f"batches of {_BATCH_SIZE}",
         "seeds": list(comparison.seeds),
-        "beta_without_labels": list(comparison.betas),
         "accuracy_percent": {
             method: values.tolist() for method, values in comparison.accuracies.items()
         },
