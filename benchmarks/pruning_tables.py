@@ -38,12 +38,15 @@ def shown(method, data, name, noise=0.0):
     when `rank` had the power 4 unless asked for another one, which it still chooses for the small
     classes of banking77, and many when that could be as high for small classes as for large ones,
     which those of CIFAR-10 are, unless of 1:50; when it compared samples in the features
-    however noisy these are; and without labels when `choose_beta` took one of a list."""
+    however noisy these are; and without labels when strata stood for classes, with a beta that
+    `choose_beta` took from a list, then from a parabola."""
     if method == "topoprune, chosen space":
         return "topoprune"
-    if method == "topoprune, label-free":
-        return f"{method}, beta of a list"
+    if method in ("topoprune, label-free", "topoprune, label-free, neighbors by blocks"):
+        return method.replace("label-free", "label-free, beta of a list")
     if method == "topoprune, label-free, parabola":
+        return "topoprune, label-free, beta of a parabola"
+    if method == "topoprune, label-free, communities":
         return "topoprune, label-free"
     plain, chosen, bounded = method.partition(", chosen power")
     if chosen and plain == "topoprune" and noise:

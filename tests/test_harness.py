@@ -210,11 +210,14 @@ def test_robustness_runs(tmp_path, test):
 @pytest.mark.parametrize("kind", ["labels", "label-free"])
 def test_parts_put_together_again_are_rank(frozen, kind):
     samples, features = frozen
-    own = METHODS["topoprune" if kind == "labels" else "topoprune, label-free"]
+    own, again = {
+        "labels": ("topoprune", "labels: as it is"),
+        "label-free": ("topoprune, label-free, communities", "label-free: communities"),
+    }[kind]
     with jax.numpy_rank_promotion("allow"):
         expected, found = (
             method.order(features, 0.9, samples.train_y, 3)
-            for method in (own, METHODS[f"{kind}: as it is"])
+            for method in (METHODS[own], METHODS[again])
         )
         np.testing.assert_array_equal(found, expected)
         for name in ("no homology (codensity)", "simpler half, then coverage", "simplest"):

@@ -26,9 +26,10 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The parts of `rank`; the defaults are its own.
+    """The parts of `rank`; with labels the defaults are its own.
 
-    - `labeled`: within classes, or within 20 strata of the manifold.
+    - `labeled`: within classes, or within 20 strata of the manifold, as `rank` had it without
+      labels before communities stood for classes (`OfCommunities`).
     - `manifold`: where patches are taken from: the "spectral" embedding in 16 dimensions as `rank`
       makes it, or "converged" (60 rounds), or that of each class by itself, "of classes"; UMAP's
       "embedding", or the mean rank over "5 embeddings"; or the "features" themselves.
@@ -38,7 +39,8 @@ class Variant:
       persistence of the memberships, -log mu, of the patch), "agreement" (rank of persistence plus
       the share of a sample's memberships that leads to other classes or strata), "margin" (the
       score of `baselines.discriminant_margin`: no manifold and no homology), or "none".
-    - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice.
+    - `patch_size`, `dims`, `beta`: as in `rank`; None is its own choice,
+      of `beta` without labels that of `choose_beta`.
     - `gamma`: weights are multiplied by a_j^gamma, a_j the `class_agreement` of sample j with its
       class or stratum; None is 4 with labels and 0 without, as in `rank`.
     - `rule`: "coverage"; "half" and "seven tenths" cover that simpler part of each group alone;

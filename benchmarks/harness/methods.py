@@ -1,6 +1,7 @@
 """Every method of pruning under one name, and what it needs to know."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 
 import jax
@@ -93,7 +94,7 @@ COMPARED = {
             features=False,
         ),
         Method("topoprune", _labeled(tp.rank, **_POWER_4), labels=True),
-        Method("topoprune, label-free", _plain(tp.rank, **_EXACT)),
+        Method("topoprune, label-free, communities", _plain(tp.rank, **_EXACT)),
         Method(
             "topoprune, discriminant coordinates",
             _ranked_in(tp.discriminant_coordinates, **_POWER_4),
@@ -145,9 +146,21 @@ _CHOSEN_POWER = [
         labels=True,
     ),
 ]
+
+
+def _gone(name, commit):
+    """Of a method that is in the files, but no more in the package."""
+
+    def choose(f, ratio, y, key):
+        sys.exit(f"`{name}` was what `rank` did up to commit {commit}; it can only be run there.")
+
+    return choose
+
+
 # What changed since the runs of "topoprune, label-free" and "topoprune, chosen power".
 _SINCE = [
-    Method("topoprune, label-free, parabola", _plain(tp.rank, **_EXACT)),
+    Method("topoprune, label-free", _gone("topoprune, label-free", "22e7ebe")),
+    Method("topoprune, label-free, parabola", ABLATIONS["label-free: as it is"]),
     Method("topoprune, rest by weight", _labeled(tp.rank, **_EXACT), labels=True),
 ]
 _POWERS = [
@@ -162,7 +175,10 @@ _BY_BLOCKS = [
         _labeled(tp.rank, neighbors="blocks", agreement_power=4.0, space="features"),
         labels=True,
     ),
-    Method("topoprune, label-free, neighbors by blocks", _plain(tp.rank, neighbors="blocks")),
+    Method(
+        "topoprune, label-free, neighbors by blocks",
+        _gone("topoprune, label-free, neighbors by blocks", "22e7ebe"),
+    ),
 ]
 PARTS = {method.name: method for method in _CHOSEN_POWER + _SINCE + _POWERS + _BY_BLOCKS} | {
     name: Method(name, variant, labels=variant.labeled) for name, variant in ABLATIONS.items()
