@@ -372,34 +372,6 @@ def test_beta_is_measured_on_an_even_sample_of_many(monkeypatch, digits_manifold
     assert seen[2][-1] >= 598
 
 
-def test_the_comparison_of_betas_leaves_its_picks(digits_manifold, monkeypatch):
-    """From which the greedy goes on to the same order, where the strongest can be borne."""
-    points, labels, _, scores = digits_manifold
-    fuzzy_set = tp.fuzzy_simplicial_set(tp.knn_graph(points))
-    monkeypatch.setattr(_coverage, "_PICKS_PER_CALL", 100)
-    given = {"strata": labels, "ratio": 0.8}
-    seen = []
-    more = given | {"tolerance": 100.0, "strongest": 3.0}
-    beta, begun = _beta.beta_and_picks(points, fuzzy_set, scores, **more)
-    assert float(beta) == float(tp.choose_beta(points, fuzzy_set, scores, **more)) == 3
-    expected = tp.select(fuzzy_set, scores, 0.0, strata=labels, beta=beta).order
-    np.testing.assert_array_equal(begun.order[:120], expected[:120])
-    order = _coverage.finish(begun, progress=lambda *report: seen.append(report))
-    np.testing.assert_array_equal(order, expected)
-    assert [done for _, done, _ in seen] == [120, 220, 320, 420, 520, 600]
-    # There are none of a beta in between.
-    beta, begun = _beta.beta_and_picks(points, fuzzy_set, scores, **given, strongest=9.0)
-    assert 0 < float(beta) < 9
-    assert begun is None
-    # Nor where the picks are not made at once.
-    monkeypatch.setattr(_beta, "PICKS_AT_ONCE", 100)
-    assert _beta.beta_and_picks(points, fuzzy_set, scores, **more)[1] is None
-    assert _beta.beta_and_picks(points, fuzzy_set, scores, labels=labels, ratio=0.8)[1] is None
-    monkeypatch.undo()
-    monkeypatch.setattr(_backend, "is_cpu", lambda platform=None: False)
-    assert _beta.beta_and_picks(points, fuzzy_set, scores, **more)[1] is None
-
-
 @pytest.mark.parametrize("numbers", [1, 1000, 1 << 20])
 def test_disagreement_is_that_of_the_nearest_neighbor_classifier(digits, monkeypatch, numbers):
     """Whatever the tiles, of which the last may be padded."""

@@ -8,14 +8,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
-from . import _backend as backend
 from . import _checks as checks
-from ._coverage import PICKS_AT_ONCE, Begun, pages_within
+from ._coverage import PICKS_AT_ONCE
 from ._distance import product, rescale
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._least import first_of_least
-from ._ring import Rows, extent, gather
-from ._select import begun_by_strata, kept_by_strata, kept_count, select
+from ._select import kept_by_strata, kept_count, select
 from ._steps import Steps, wait
 from ._types import Array, ArrayInput, Progress
 
@@ -93,40 +91,7 @@ def choose_beta(
 
     ```
     """
-    return beta_and_picks(
-        features,
-        fuzzy_set,
-        scores,
-        labels=labels,
-        strata=strata,
-        strongest=strongest,
-        tolerance=tolerance,
-        ratio=ratio,
-        progress=progress,
-    )[0]
-
-
-def beta_and_picks(
-    features: ArrayInput | Rows,
-    fuzzy_set: FuzzySimplicialSet,
-    scores: ArrayInput,
-    *,
-    labels: ArrayInput | None = None,
-    strata: ArrayInput | None = None,
-    strongest: float = STRONGEST,
-    tolerance: float = TOLERANCE,
-    ratio: float = RATIO,
-    progress: Progress | None = None,
-) -> tuple[Float[Array, ""], Begun | None]:
-    """`choose_beta`, and the greedy with that beta as far as the comparison needed it.
-
-    There is one where the choice is `strongest`; not with labels, for very many samples, on an
-    accelerator, while JAX traces, and where a checkpoint had the answer.
-    """
-    # Rows that are divided among devices come from `rank`, which has looked at them.
-    points = (
-        features if isinstance(features, Rows) else checks.check_points(features, name="features")
-    )
+    points = checks.check_points(features, name="features")
     check_fuzzy_set(fuzzy_set)
     n = points.shape[0]
     if fuzzy_set.n_points != n:
@@ -151,47 +116,27 @@ def beta_and_picks(
 
     # A lane must not wait, so that nothing holds up the end of a process that was interrupted.
     waits = labels is not None or kept_count(n, ratio) > PICKS_AT_ONCE
-    arrays = jax.tree.leaves((points, fuzzy_set, codes))
-    apart = isinstance(points, Rows) or waits
-    steps = Steps("beta", 2, progress, beside=() if apart else arrays)
-    pages = None
-    if not waits and backend.is_cpu() and not any(map(checks.is_traced, arrays)):
-        pages = pages_within(fuzzy_set, jnp.asarray(np.zeros(n, np.int32)))
-    begun: dict[float, Begun] = {}
+    beside = () if waits else jax.tree.leaves((points, fuzzy_set, codes))
+    steps = Steps("beta", 2, progress, beside=beside)
 
     def disagreement(beta: float) -> Array:
-        if labels is not None:
-            groups = {"labels": labels, "strata": strata}
-            kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
-        elif pages is None:
+        if labels is None:
             kept = kept_by_strata(fuzzy_set, scores, ratio, strata=codes, beta=beta)
         else:
-            begun[beta] = begun_by_strata(pages, fuzzy_set, scores, ratio, strata=codes, beta=beta)
-            kept = begun[beta].order[: kept_count(n, ratio)]
-        return _disagreement(*_within_reach(points, codes, kept, looked_at))
+            groups = {"labels": labels, "strata": strata}
+            kept = select(fuzzy_set, scores, ratio, **groups, beta=beta).kept
+        return _disagreement(points, codes, kept, looked_at)
 
     # They run beside each other, where there are lanes.
     counts = [steps.run(disagreement, beta) for beta in (0.0, strongest)]
     traced = checks.is_traced(counts[0])
     least, most = counts if traced else (np.asarray(wait(count)) for count in counts)
     share = _bearable_share(least, most, tolerance)
-    beta = steps.end(jnp.asarray(np.asarray(strongest, points.dtype) * share, points.dtype))
-    return beta, None if traced or share < 1 else begun.get(strongest)
+    return steps.end(jnp.asarray(np.asarray(strongest, points.dtype) * share, points.dtype))
 
 
 def _looked_at(n: int) -> int:
     return min(n, _SAMPLES)
-
-
-def compile_comparison(points: Any, run: Progress) -> None:
-    """Compiles what `choose_beta` takes besides the selection for features of these shapes, as they
-    are by default."""
-    n, d = points.shape
-    run("compilation", 0, 1)
-    shapes = [
-        jax.ShapeDtypeStruct((m,), np.int32) for m in (n, kept_count(n, RATIO), _looked_at(n))
-    ]
-    _disagreement.lower(jax.ShapeDtypeStruct((n, d), points.dtype), *shapes).compile()
 
 
 def _bearable_share(least: Any, most: Any, tolerance: float) -> Any:
@@ -201,21 +146,6 @@ def _bearable_share(least: Any, most: Any, tolerance: float) -> Any:
     allowed, rise = np.asarray(tolerance, least.dtype) * xp.maximum(least, 1), most - least
     share = allowed / xp.maximum(rise, np.ones((), least.dtype))
     return xp.where(rise <= allowed, np.ones((), least.dtype), xp.sqrt(share))
-
-
-def _within_reach(
-    points: Float[Array, "n d"] | Rows,
-    codes: Int[Array, " n"],
-    kept: Int[Array, " m"],
-    looked_at: Int[Array, " j"],
-) -> tuple[Array, Array, Array, Array]:
-    """The same on one device: of points that lie on many only the rows that are asked for."""
-    if not isinstance(points, Rows):
-        return points, codes, kept, looked_at
-    rows = jnp.concatenate([kept, looked_at])
-    numbers = jnp.arange(rows.shape[0], dtype=jnp.int32)
-    some = jnp.concatenate([gather(points, rows), jnp.stack(extent(points))])
-    return some, jnp.pad(codes[rows], (0, 2)), numbers[: kept.shape[0]], numbers[kept.shape[0] :]
 
 
 @jax.jit

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -110,10 +110,9 @@ def greedy_coverage(
         return greedy_in_rounds(fuzzy_set, weights, codes, n_picks=n_picks, progress=progress)
     pages = pages_within(fuzzy_set, codes)
     asked = n if n_picks is None else n_picks
-    if n_picks is not None and n_picks <= PICKS_AT_ONCE:
-        return begin(pages, weights, asked).order
     state = _start(pages, weights)
-    if checks.is_traced(state.covered):
+    at_once = n_picks is not None and n_picks <= PICKS_AT_ONCE
+    if at_once or checks.is_traced(state.covered):
         return _order(_pick(pages, weights, state, np.int32(asked)).gain, weights)
     sizes, states = [asked], (state,)
     if n_picks is None and len(shares := _shares(codes)) > 1:
@@ -140,43 +139,15 @@ def compile_coverage(fuzzy_set: Any, run: Callable[[str, int, int], None]) -> No
         program.lower(*shapes).compile()
 
 
-class Begun(NamedTuple):
-    """A greedy that has made some of its picks."""
-
-    pages: Pages
-    weights: Float[Array, " n"]
-    state: _Greedy
-
-    @property
-    def order(self) -> Int[Array, " n"]:
-        """What was picked, then the others."""
-        return _order(self.state.gain, self.weights)
-
-
-def begin(pages: Pages, weights: Float[Array, " n"], n_picks: int) -> Begun:
-    """The first picks, in one piece."""
-    state = _start(pages, weights)
-    return Begun(pages, weights, _pick(pages, weights, state, np.int32(n_picks)))
-
-
-def finish(begun: Begun, *, progress: Progress | None = None) -> Int[Array, " n"]:
-    """The greedy order of all, from where it is on."""
-    pages, weights, state = begun
-    count = int(wait(state.count))
-    return _picked(pages, weights, (state,), [weights.shape[0]], progress, done=count)
-
-
 def _picked(
     pages: Pages,
     weights: Float[Array, " n"],
     states: tuple[_Greedy, ...],
     sizes: list[int],
     progress: Progress | None,
-    *,
-    done: int = 0,
 ) -> Int[Array, " n"]:
     """The order when each of the states, in which nothing is picked that can be in another, has
-    made so many picks. `done` are made already."""
+    made so many picks."""
     lanes = Lanes([weights, *(state.covered for state in states)])
 
     def some_picks(states: tuple[_Greedy, ...], done: int) -> tuple[_Greedy, ...]:
@@ -188,7 +159,7 @@ def _picked(
         )
 
     total, size = max(sizes) * len(sizes), _PICKS_PER_CALL * len(sizes)
-    steps = Steps("selection", total, progress, size=size, done=done)
+    steps = Steps("selection", total, progress, size=size)
     picked = steps.end(steps.carry(some_picks, states))
     # Every sample is picked in one of the states, and has no gain in the others yet.
     return _order(reduce(jnp.maximum, [state.gain for state in picked]), weights)

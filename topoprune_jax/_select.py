@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from . import _backend as backend
 from . import _checks as checks
-from ._coverage import Begun, Pages, begin, compile_coverage, edges_within, greedy_coverage
+from ._coverage import compile_coverage, edges_within, greedy_coverage
 from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set
 from ._least import order_in_blocks, stable_order
 from ._sums import sums_by_row
@@ -160,20 +160,6 @@ def kept_by_strata(
     m = kept_count(n, ratio)
     weights = _weights_by_strata(fuzzy_set, scores, strata, beta)
     return greedy_coverage(fuzzy_set, weights, jnp.zeros(n, jnp.int32), n_picks=m)[:m]
-
-
-def begun_by_strata(
-    pages: Pages,
-    fuzzy_set: FuzzySimplicialSet,
-    scores: ArrayInput,
-    ratio: float,
-    *,
-    strata: ArrayInput,
-    beta,
-) -> Begun:
-    """The greedy of `select` without labels on a CPU, of which what is kept is picked."""
-    weights = _weights_by_strata(fuzzy_set, scores, strata, beta)
-    return begin(pages, weights, kept_count(fuzzy_set.n_points, ratio))
 
 
 def _weights_by_strata(

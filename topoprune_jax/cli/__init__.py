@@ -40,7 +40,7 @@ def _commands(context: click.Context) -> None:
 
     Topological data pruning: samples are ranked by how well they cover the manifold of the
     features, weighted by how complex their neighborhood is: with labels complex regions of each
-    class come first, without labels simple ones as far as the data allow.
+    class come first; without labels groups that it finds stand for classes.
 
     \b
     topoprune demo                                          see it work, no data needed
