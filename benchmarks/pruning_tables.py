@@ -52,8 +52,11 @@ def shown(method, data, name, noise=0.0):
     if chosen and plain == "topoprune" and noise:
         return "topoprune, features"
     small = data == "banking77_minilm"
-    if chosen and not bounded and (small or (name, plain) == ("imbalance", "topoprune")):
+    imbalanced = (name, plain) == ("imbalance", "topoprune")
+    if chosen and not bounded and (small or imbalanced):
         return f"{plain}, power not bounded"
+    if bounded == ", bounded" and imbalanced:
+        return f"{plain}, power bounded by a thirtieth"
     if chosen or small or method not in _OF_POWER_4:
         return plain
     return method.replace("topoprune", "topoprune, power 4", 1)

@@ -428,9 +428,9 @@ def test_power_by_hand():
     assert float(tp.choose_agreement_power([1.0, 0.8])) == pytest.approx(8 * 2**0.25)
 
 
-@pytest.mark.parametrize(("n", "power"), [(142, 4), (143, 4 * 2**0.25), (600, 4 * 2**2.25)])
-def test_power_is_a_thirtieth_of_the_mean_class(n, power):
-    """At most: 143 / 30 = 4.77 admits 4.757, the second of the powers, and 142 / 30 does not."""
+@pytest.mark.parametrize(("n", "power"), [(237, 4), (238, 4 * 2**0.25), (1000, 4 * 2**2.25)])
+def test_power_is_a_fiftieth_of_the_mean_class(n, power):
+    """At most: 238 / 50 = 4.76 admits 4.757, the second of the powers, and 237 / 50 does not."""
     labels = np.repeat(["a", "b"], [n // 2, 2 * n - n // 2])  # sizes that differ have one mean
     found = float(tp.choose_agreement_power(np.ones(2 * n), labels))
     assert found == pytest.approx(power, rel=1e-6)

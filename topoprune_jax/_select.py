@@ -22,7 +22,7 @@ DEFAULT_BETA = 1.0
 _LEAST_AGREEMENT = 1e-3  # so that a class that lies wholly among others is still covered by plan
 _POWERS = tuple(4.0 * 2 ** (i / 4) for i in range(17))  # 4 to 64
 _WEIGHED = 0.55  # mean weight that the power leaves, where it is above the least
-_OF_CLASS = 30  # samples of a class for every unit of the power, above the least
+_OF_CLASS = 50  # samples of a class for every unit of the power, above the least
 _UNCLEAR = 1e-3  # of what the least power would weigh them, so that they have an order too
 
 
@@ -269,19 +269,19 @@ def choose_agreement_power(
 ) -> Float[Array, ""]:
     r"""How strongly to avoid samples among other classes, by how well the classes lie apart.
 
-        gamma = max { g in {4, 4 2^(1/4), ..., 64} : g <= n / (30 C), 1/n sum_j a_j^g >= .55 },
+        gamma = max { g in {4, 4 2^(1/4), ..., 64} : g <= n / (50 C), 1/n sum_j a_j^g >= .55 },
 
     4 if there is none, a_j the `class_agreement` of sample j and C the number of classes: the power
     that leaves about half of the weight. Where the classes lie apart most samples agree wholly, and
     only a high power tells the clear ones from the others; where they overlap, 4 leaves half
     already. Of small classes little is kept, and what is not quite clear is missed there: classes
-    of less than 143 samples on average have 4.
+    of less than 238 samples on average have 4.
 
-    What `rank` takes with labels. On CIFAR-10, with hundreds of samples of a class kept, powers
+    What `rank` takes. On CIFAR-10, with hundreds of samples of a class kept, powers
     above 4 train better networks, the more so where classes are of different sizes; on banking77,
     whose classes keep a dozen each, they cost a linear probe up to two points, and nothing once
     they keep fifty (benchmarks/README.md, "The power of the agreement"). The share was chosen on
-    CIFAR-10 at 90 % removed, the thirtieth on banking77.
+    CIFAR-10 at 90 % removed, the fiftieth on banking77.
 
     **Arguments:**
 

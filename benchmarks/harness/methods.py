@@ -133,8 +133,10 @@ COMPARED = {
 _CHOSEN_POWER = [
     Method("topoprune, chosen space", _labeled(tp.rank, neighbors="exact"), labels=True),
     Method("topoprune, chosen power", _labeled(tp.rank, **_EXACT), labels=True),
-    # The same; the other's runs with classes of 1:50 are older than the bound of the power.
+    # The same; runs of the others with classes of 1:50 are older than the bound of the power, or
+    # from when that was a thirtieth of the mean class.
     Method("topoprune, chosen power, bounded", _labeled(tp.rank, **_EXACT), labels=True),
+    Method("topoprune, chosen power, bounded by a fiftieth", _labeled(tp.rank, **_EXACT), True),
     Method(
         "topoprune, discriminant coordinates, chosen power",
         _ranked_in(tp.discriminant_coordinates),
