@@ -25,8 +25,8 @@ class FittedManifold(eqx.Module):
     **Attributes:**
 
     - `graph`: the neighbors that it found, for `rank(features, ratio, neighbors=graph)`.
-    - `fuzzy_set`: its `graph_`, for `select`, `embed`, `choose_beta` and `class_agreement`.
-    - `embedding`: (n, c), its `embedding_`, for `structural_complexity` and `kmeans_strata`.
+    - `fuzzy_set`: its `graph_`, for `select`, `embed`, `communities` and `class_agreement`.
+    - `embedding`: (n, c), its `embedding_`, for `structural_complexity` and `communities`.
     """
 
     graph: NeighborGraph
