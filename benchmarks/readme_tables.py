@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PEER = "umap-learn and gudhi"  # as bench_rank.py names it
 ANOTHER_TIME = ("rank_50000x128_again.json",)
 OTHER_MACHINES = (
+    "rank_50000x128_fastest.json",
     "rank_50000x128_faster.json",
     "rank_50000x128_slower.json",
     "rank_50000x128_avx2.json",
@@ -160,7 +161,7 @@ def _another(name, kinds):
 def _from_disk(record):
     return (
         f"From a `.npy` file of {record['n_samples']:,} x {record['dims']}, `topoprune rank` on "
-        f"the same two cores took {record['wall_seconds'] / 60:.1f} minutes in all and "
+        f"two cores took {record['wall_seconds'] / 60:.1f} minutes in all and "
         f"{record['peak_memory_bytes'] / 1e9:.2f} GB at its peak "
         "([file](benchmarks/results/disk.json), made by `benchmarks/bench_disk.py`)."
     )
