@@ -347,7 +347,10 @@ def _covered(variant, stages, scores, ratio):
         beta = tp.choose_beta(stages.points, stages.covering, scores, **groups)
     if gamma is None:
         gamma = 4.0 if labeled else 0.0
-    weights = None if gamma == 0 else jnp.maximum(jnp.asarray(_own_share(stages)), 1e-3) ** gamma
+    weights = None
+    if gamma != 0:
+        share = jnp.asarray(_own_share(stages))
+        weights = agreement_weights(share, jnp.asarray(gamma, share.dtype))  # to the bit
     return tp.select(stages.covering, scores, ratio, **groups, weights=weights, beta=beta).order
 
 
