@@ -280,7 +280,30 @@ def test_tables_keep_data_sets_apart():
             "topoprune, power not bounded",
         ),
         ("topoprune, chosen power", "cifar10", "imbalance", "topoprune, power not bounded"),
-        ("topoprune, chosen power, bounded", "cifar10", "imbalance", "topoprune"),
+        (
+            "topoprune, chosen power, bounded",
+            "cifar10",
+            "imbalance",
+            "topoprune, power bounded by a thirtieth",
+        ),
+        (
+            "topoprune, chosen power, bounded by a fiftieth",
+            "cifar10",
+            "imbalance",
+            "topoprune",
+        ),
+        (
+            "topoprune, label-free, parabola",
+            "cifar10",
+            "deciding",
+            "topoprune, label-free, beta of a parabola",
+        ),
+        (
+            "topoprune, label-free, communities",
+            "cifar10",
+            "deciding",
+            "topoprune, label-free",
+        ),
         ("herding", "cifar10", "deciding", "herding"),
     ],
 )
