@@ -341,6 +341,22 @@ def shares(runs):
     return table(["features", *(f"noise {noise:g}" for noise in noises)], rows)
 
 
+def of_communities(runs):
+    """Of every set of features and noise what was found, and of k-means with as many centers."""
+    rows = []
+    for run in sorted(
+        runs, key=lambda run: (run["settings"]["features"], run["settings"]["noise"])
+    ):
+        found = run["outcome"]
+        values = (
+            found[f"{kind}{name}"] for name in ("pure", "modularity") for kind in ("", "k_means_")
+        )
+        head = [run["settings"]["features"], f"{run['settings']['noise']:g}"]
+        rows.append([*head, str(found["communities"]), *(f"{value:.3f}" for value in values)])
+    header = ["features", "noise", "communities", "of their majority's class", "k-means"]
+    return table([*header, "modularity", "k-means"], rows)
+
+
 def draw(path, curves, x_label, y_label):
     """A line for each method: `curves` has means and spreads by place on the x axis."""
     import matplotlib
@@ -417,6 +433,7 @@ TABLES = {
     "deciding test, test images": ("deciding_test", deciding),
     "deciding test, test images, in pairs": ("deciding_test", pairs),
     "share of noise": ("noise_share", shares),
+    "communities": ("communities", of_communities),
     "transfer": ("accuracy_validation", transfer),
     "label noise": ("label_noise", accuracy),
     "imbalance": ("imbalance", accuracy),

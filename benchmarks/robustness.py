@@ -5,12 +5,15 @@ teaches more where the features are noisy.
         --out benchmarks/results/overlap.jsonl
     python benchmarks/robustness.py deciding --out benchmarks/results/deciding.jsonl
     python benchmarks/robustness.py share --out benchmarks/results/noise_share.jsonl
+    python benchmarks/robustness.py communities --out benchmarks/results/communities.jsonl
     python benchmarks/robustness.py transfer | label-noise | imbalance | coarse | homology --out ...
 
 - `overlap`: Jaccard index of the kept set, and Spearman correlation of the orders, with noise on
   the features against none and with one selection seed against another. Nothing is trained.
 - `share`: `noise_share` of the features without noise and with it, by which `rank` chooses the
   space.
+- `communities`: how many there are of the features, without noise and with it, and how many samples
+  are of the largest class of theirs; beside them k-means of the features with as many centers.
 - `deciding`: the deciding test: noise x two networks' features x every geometric method, trained.
   Every selection seed has noise of its own, the same for all methods.
 - `transfer`: selected by the features of one network, trained on the architecture of the other.
@@ -31,6 +34,7 @@ import functools
 import itertools
 import sys
 
+import jax
 import numpy as np
 from harness.data import (
     ARCHITECTURES,
@@ -56,7 +60,18 @@ from pruning_accuracy import (
 )
 from scipy.stats import spearmanr
 
-from topoprune_jax import kept_count, noise_share, vietoris_rips, wasserstein_distance
+from topoprune_jax import (
+    communities,
+    fuzzy_simplicial_set,
+    kept_count,
+    kmeans_strata,
+    knn_graph,
+    modularity,
+    noise_share,
+    spectral_embedding,
+    vietoris_rips,
+    wasserstein_distance,
+)
 from topoprune_jax._provenance import provenance
 
 NOISES = [0.05, 0.1, 0.25, 0.5, 1.0]
@@ -133,6 +148,39 @@ def share(arguments, records, how):
                 print(source, sigma, seed, found, flush=True)
 
 
+def found_communities(arguments, records, how):
+    """How many communities there are, and how many samples are of their majority's class."""
+    for source, sigma in itertools.product(arguments.features, arguments.noises or [0.0, *NOISES]):
+        images, features = data(arguments, source)
+        settings = {"features": features.name, "n": len(features.values), "noise": sigma}
+        if records.find(settings) is not None:
+            continue
+        x = noisy(features, sigma, 0).values
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        fuzzy_set = fuzzy_simplicial_set(knn_graph(x, n_neighbors=15))
+        options = {"rounds": 12, "tolerance": 0.01, "by_component": True}  # those of `rank`
+        z = spectral_embedding(fuzzy_set, 16, **options)
+        key = jax.random.split(jax.random.key(0), 3)[2]
+        groups = np.asarray(communities(fuzzy_set, z, key=key))
+        number = int(groups.max()) + 1
+        means = np.asarray(kmeans_strata(x, number, key=key))
+        outcome = {
+            "communities": number,
+            "pure": pure(groups, images.train_y),
+            "modularity": float(modularity(fuzzy_set, groups)),
+            "k_means_pure": pure(means, images.train_y),
+            "k_means_modularity": float(modularity(fuzzy_set, means)),
+        }
+        records.add(settings, outcome, how)
+        print(source, sigma, outcome, flush=True)
+
+
+def pure(groups, labels):
+    """The fraction of the samples that are of the largest class of their group."""
+    largest = [np.bincount(labels[groups == group]).max() for group in np.unique(groups)]
+    return float(np.sum(largest) / len(labels))
+
+
 def homology(arguments, records, how):
     """How far the loops of the kept set are from those of the whole."""
     for source, name in itertools.product(arguments.features, chosen_methods(arguments.methods)):
@@ -191,6 +239,7 @@ def main():
         "coarse",
         "homology",
         "share",
+        "communities",
     ]
     parser.add_argument("test", choices=tests)
     add_common_arguments(parser)
@@ -202,6 +251,7 @@ def main():
     records = Records(arguments.out)
     command = typed("robustness.py")
     untrained = {"overlap": overlap, "homology": homology, "share": share}
+    untrained["communities"] = found_communities
     if arguments.test in untrained:
         untrained[arguments.test](arguments, records, provenance(command))
         return
