@@ -83,8 +83,9 @@ def communities(
        all at once, up to 10 times, until one in a thousand does.
 
     What a sample looks like is told by the coordinates, how many communities there are by the fuzzy
-    set: 10 and 11 for the features of two networks on CIFAR-10's 10 classes, with 92 and 81 % of the
-    samples in one of their majority's class (benchmarks/README.md), 14 for scikit-learn's 10 digits.
+    set: 10 and 11 for the features of two networks on CIFAR-10's 10 classes, with 92 and 81 % of
+    the samples in one of their majority's class (benchmarks/README.md), 14 for scikit-learn's 10
+    digits.
 
     **Arguments:**
 
