@@ -367,7 +367,12 @@ OTHERS = {
     "communities n_cells": (
         lambda: tp.communities(FUZZY, GOOD, n_cells=0, key=KEY),
         "ValueError",
-        "`n_cells` must be at least 1; got n_cells=0",
+        "`n_cells` must be between 1 and 4096; got n_cells=0",
+    ),
+    "communities n_cells many": (
+        lambda: tp.communities(FUZZY, GOOD, n_cells=50_000, key=KEY),
+        "ValueError",
+        "`n_cells` must be between 1 and 4096; got n_cells=50000",
     ),
     "communities fuzzy_set": (
         lambda: tp.communities(GRAPH, GOOD, key=KEY),

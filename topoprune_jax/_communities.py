@@ -11,17 +11,15 @@ from jaxtyping import Float, Int, Num
 
 from . import _checks as checks
 from ._components import connected_components
+from ._coverage import edges_within
 from ._distance import rescale, varying_with
-from ._fuzzy import (
-    FuzzySimplicialSet,
-    check_fuzzy_set,
-    reverse_rows,
-)
+from ._fuzzy import FuzzySimplicialSet, check_fuzzy_set, reverse_rows
 from ._strata import kmeans_centers, nearest_center
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Key
 
 N_CELLS = 128
+_MOST_CELLS = 4096  # whose pairs are numbered, and looked through for every merger
 _OF_CELL = 20  # samples of a cell at least, on average
 _SAMPLE = 10_000  # that the centers of the cells are found from
 _STEPS = 10  # of Lloyd's iteration
@@ -91,7 +89,7 @@ def communities(
 
     - `fuzzy_set`: mu, of n samples.
     - `coordinates`: (n, c), those of `spectral_embedding` or of `embed`.
-    - `n_cells`: at least 1; there are as many communities at most.
+    - `n_cells`: from 1 to 4096; there are as many communities at most.
     - `key`: of the first cells.
 
     **Returns:** (n,) int32 codes, numbered from 0 in the order of their first samples.
@@ -119,7 +117,7 @@ def communities(
             f"`coordinates` must have {n} rows, one for every sample of the fuzzy set; got shape "
             f"{points.shape}. Pass what `spectral_embedding` or `embed` made of that set."
         )
-    cells = cells_for(n, checks.check_count(n_cells, name="n_cells", low=1))
+    cells = cells_for(n, checks.check_count(n_cells, name="n_cells", low=1, high=_MOST_CELLS))
     checks.check_key(key)
     return communities_of(fuzzy_set, points, connected_components(fuzzy_set), cells, key=key)
 
@@ -158,11 +156,8 @@ def _modularity(fuzzy_set: FuzzySimplicialSet, codes: Int[Array, " n"], degrees:
     n = fuzzy_set.n_points
     volume = jnp.sum(degrees)
     volume = jnp.where(volume > 0, volume, 1)
-    same = codes[jnp.maximum(fuzzy_set.indices, 0)] == codes[:, None]
-    rows = jnp.minimum(reverse_rows(fuzzy_set), n - 1)
-    theirs = codes[jnp.maximum(fuzzy_set.reverse_indices, 0)] == codes[rows]
-    within = jnp.sum(jnp.where(same, fuzzy_set.memberships, 0))
-    within += jnp.sum(jnp.where(theirs, fuzzy_set.reverse_memberships, 0))
+    edges = edges_within(fuzzy_set, codes)
+    within = jnp.sum(edges.memberships) + jnp.sum(edges.reverse_memberships)
     share = _volumes(codes, degrees, n) / volume
     return within / volume - jnp.sum(share * share)
 

@@ -12,7 +12,6 @@ from ._distance import rescale, varying_with
 from ._sums import sums_by_row
 from ._types import Array, ArrayInput, Key
 
-N_STRATA = 20  # of a ranking without labels
 _LLOYD_STEPS = 25
 
 

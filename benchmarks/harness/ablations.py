@@ -12,9 +12,10 @@ import topoprune_jax as tp
 from topoprune_jax import baselines
 from topoprune_jax._features import unit_rows
 from topoprune_jax._select import agreement_weights, group_rank, interleave
-from topoprune_jax._strata import N_STRATA
 
 from .data import Features
+
+_N_STRATA = 20  # that stood for classes before communities did
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +254,7 @@ class _Stages:
             return _codes(self.labels)
         if self.strata_of not in self._strata:
             z = self.embedding(0) if self.strata_of == "embedding" else self.spectral
-            made = tp.kmeans_strata(z, N_STRATA, key=self.strata_key)
+            made = tp.kmeans_strata(z, _N_STRATA, key=self.strata_key)
             self._strata[self.strata_of] = made
         return self._strata[self.strata_of]
 
