@@ -247,10 +247,8 @@ class Steps:
         *,
         size: int = 1,
         beside: Sequence[Array | None] = (),
-        done: int = 0,
     ):
-        """`total` units of work, `size` of them in each piece but perhaps the last; `done` of them
-        are behind us.
+        """`total` units of work, `size` of them in each piece but perhaps the last.
 
         With `beside`, all the arrays that they look at, the pieces that `run` gets may run beside
         each other. They must not call the host.
@@ -260,7 +258,7 @@ class Steps:
         self._run = progress if isinstance(progress, Run) else Run(progress)
         self._store = self._run.checkpoint
         self._name = f"{self._run.name(stage)}.{total}-{size}"
-        self._done, self._count = done, 0
+        self._done, self._count = 0, 0
         self._under_way: list[Any] = []
         self._unsaved: dict[int, Any] = {}
         self._found = {} if self._store is None else _parts(self._store, self._name)
